@@ -1,0 +1,186 @@
+"""What an engine must do: hold images, start sandboxes on them, and turn a sandbox into an image.
+
+Everything outside ``engines/`` speaks to these protocols only. An engine raises :class:`EngineError` (or one of its
+children) for whatever goes wrong on its own side, and reports the end of a user's command as a
+:class:`CommandExit`, whatever its exit code was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol
+
+Stream = Literal["stdout", "stderr"]
+OutputSink = Callable[[Stream, bytes], None]
+"""Called with each piece of output as it arrives, in order, from one thread at a time."""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says about the processes that run on it, as the image has it."""
+
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    entrypoint: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that the engine holds.
+
+    ``id`` is the engine's own name for it, ``layers`` are the digests of its file-system layers from the lowest up,
+    ``size`` is in bytes and ``created`` in seconds since the epoch.
+    """
+
+    id: str
+    layers: tuple[str, ...]
+    config: ImageConfig
+    platform: str
+    labels: Mapping[str, str]
+    size: int
+    created: float
+
+    @property
+    def identity(self) -> str:
+        """A digest of what a stage on this image can see: its layers and configuration.
+
+        The engine's own id will not do: it is the configuration's digest in one image store and the manifest's in
+        another (https://docs.docker.com/engine/storage/containerd/).
+        """
+        seen = [self.layers, sorted(self.config.env), self.config.user, self.config.working_dir, self.platform]
+        return "sha256:" + hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PullProgress:
+    """How far a pull has come, in bytes; ``total`` is None as long as the registry has not said."""
+
+    reference: str
+    received: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class CommandExit:
+    """How a command ended. ``code`` is as the shell has it (128 + signal when a signal ended it)."""
+
+    code: int
+    duration: float
+    timed_out: bool = False
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The numeric user and group that an image's commands run as."""
+
+    uid: int
+    gid: int
+
+
+class Sandbox(Protocol):
+    """A container: created by :meth:`Engine.sandbox`, started once, and removed when the ``with`` block ends."""
+
+    @property
+    def owner(self) -> Owner:
+        """The user that the image's commands run as, read from the image; usable before :meth:`start`."""
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        """Extract an uncompressed tar at ``/``, as its headers say."""
+
+    def get(self, path: str) -> Iterator[bytes]:
+        """A tar of ``path`` (its last component is the top of the archive). Works before :meth:`start` too.
+
+        Raises ``FileNotFoundError`` where there is no such path.
+        """
+
+    def start(self) -> None:
+        """Start the sandbox. Nothing runs in it yet but what keeps it alive."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        timeout: float | None,
+        output: OutputSink,
+        user: Literal["image", "root"] = "image",
+    ) -> CommandExit:
+        """Run ``/bin/sh -c command`` and wait for it, at most ``timeout`` seconds.
+
+        ``env`` is added to the image's own. A command that runs out of time is ended with everything it started, and
+        the sandbox stays usable. What the command leaves running keeps running. ``cwd`` exists.
+        """
+
+    def end_processes(self) -> list[str]:
+        """End everything that is still running in the sandbox, and give the command lines of what that was."""
+
+    def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Every regular file that differs from the image: its absolute path and its content in pieces.
+
+        Each content must be used before the next file is asked for. Symbolic links come with their target as content.
+        """
+
+    def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
+        """Store the file system as an image named ``reference``.
+
+        The image has the configuration of the one that the sandbox was created on, and the sandbox's labels.
+        ``labels`` names those by which the image is found again, should the engine answer too late.
+        """
+
+    def remove(self) -> None:
+        """Remove the sandbox and everything in it. Never raises for one that is gone already."""
+
+    def __enter__(self) -> Sandbox: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """What holds images and runs sandboxes."""
+
+    @property
+    def name(self) -> str:
+        """The engine's family: "docker", "podman" or "local"."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this engine's images from another's; the scope of lockfile entries."""
+
+    @property
+    def platform(self) -> str:
+        """The operating system and architecture that it runs, such as ``linux/amd64``."""
+
+    def describe(self) -> str:
+        """One line for the header: name, version, address."""
+
+    def find_image(self, reference: str) -> StoredImage | None:
+        """The image that ``reference`` (a name, tag, digest or id) means here, without asking any registry."""
+
+    def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
+        """Fetch an image from its registry. Raises :class:`ImageUnavailable` with the engine's own words."""
+
+    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
+        """The images that carry all these labels, the newest first."""
+
+    def remove_image(self, image: str) -> bool:
+        """Remove an image by id, with all its names; False where something else still needs it."""
+
+    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> Sandbox:
+        """Create a sandbox on ``image``. It ends with this process, and in any case after ``life`` seconds."""
+
+    def sweep(self) -> list[str]:
+        """Remove the sandboxes whose owner is provably gone, and give their names."""
+
+    def close(self) -> None:
+        """Give back the connection."""

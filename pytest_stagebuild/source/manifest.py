@@ -1,0 +1,98 @@
+"""The manifest: the files of a source tree with their digests, as they were sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Kind = Literal["file", "executable", "link"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as git counts it: its type, executable bit, and content or link target.
+
+    ``digest`` is the sha256 of a file's content, or of a link's target, in hexadecimal.
+    """
+
+    kind: Kind
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a source tree: POSIX paths relative to its root, with their entries.
+
+    Paths hold bytes that are not UTF-8 as ``os.fsdecode`` gives them (surrogate escapes).
+    """
+
+    entries: Mapping[str, Entry]
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 over all paths and entries, in hexadecimal."""
+        total = hashlib.sha256()
+        for path in sorted(self.entries):
+            entry = self.entries[path]
+            total.update(path.encode("utf-8", "surrogateescape") + b"\0" + f"{entry.kind} {entry.digest}\n".encode())
+        return total.hexdigest()
+
+    def changes_since(self, older: Manifest) -> Changes:
+        """What this manifest has otherwise than ``older``."""
+        return Changes(
+            added=tuple(sorted(self.entries.keys() - older.entries.keys())),
+            changed=tuple(
+                sorted(
+                    path for path, entry in self.entries.items() if older.entries.get(path, entry) != entry
+                )
+            ),
+            removed=tuple(sorted(older.entries.keys() - self.entries.keys())),
+        )
+
+    def to_json(self) -> dict[str, list[str]]:
+        return {path: [entry.kind, entry.digest] for path, entry in sorted(self.entries.items())}
+
+    @classmethod
+    def from_json(cls, value: object) -> Manifest:
+        """Raises ``ValueError`` for anything that :meth:`to_json` does not write."""
+        if not isinstance(value, dict):
+            raise ValueError("a manifest is an object")
+        entries: dict[str, Entry] = {}
+        for path, fields in value.items():
+            match fields:
+                case ["file" | "executable" | "link" as kind, str() as digest]:
+                    entries[path] = Entry(kind, digest)
+                case _:
+                    raise ValueError(f"not an entry of a manifest: {path!r}: {fields!r}")
+        return cls(entries)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The paths in which one manifest differs from an older one, each tuple sorted."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Each path with the word for what happened to it."""
+        for path in self.changed:
+            yield path, "changed"
+        for path in self.added:
+            yield path, "added"
+        for path in self.removed:
+            yield path, "removed"
+
+    def __str__(self) -> str:
+        """The first of them in words, and how many more: ``src/a.py changed and 3 more``."""
+        named = [f"{path} {what}" for path, what in self]
+        if not named:
+            return "nothing changed"
+        return named[0] + (f" and {len(named) - 1} more" if len(named) > 1 else "")

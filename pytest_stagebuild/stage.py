@@ -1,0 +1,102 @@
+"""The stages of a run and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.checkpoint import Checkpoint
+
+StageName = Literal["install", "build", "test"]
+"""The stages that run a command; the base image comes before them and runs none."""
+
+CheckpointStage = Literal["install", "build"]
+
+STAGES: Final[tuple[StageName, ...]] = ("install", "build", "test")
+CHECKPOINT_NAMES: Final[Mapping[CheckpointStage, str]] = {"install": "deps-installed", "build": "build-complete"}
+
+Outcome = Literal["cached", "forced", "ran", "failed", "error", "skipped"]
+"""cached: reused because nothing changed. forced: reused because the user said so. failed: the user's command
+failed. error: the engine did. skipped: a stage before it did not succeed."""
+
+Inputs = Literal["all"] | tuple[str, ...]
+"""What a stage depends on in the source tree: every file, or those that match a glob."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is to do.
+
+    ``command`` is run by ``/bin/sh -c`` in ``/src``, with ``env`` added to the image's environment. ``timeout`` is in
+    seconds. ``detected`` is true where the command was worked out from the project rather than given.
+    """
+
+    name: StageName
+    command: str
+    detected: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    network: bool = True
+    timeout: float = 1800.0
+    inputs: Inputs = "all"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a stage failed, in words.
+
+    ``cause`` is short ("exit 1", "timed out after 5 s"); ``hint`` says more where there is more to say ("command not
+    found: ..."); ``tail`` is the end of the command's output.
+    """
+
+    stage: StageName
+    cause: str
+    hint: str = ""
+    log: Path | None = None
+    tail: str = ""
+
+    def __str__(self) -> str:
+        log = f", log: {self.log}" if self.log else ""
+        return f"stage {self.stage} failed ({self.cause}){log}" + (f"\n{self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of a stage.
+
+    ``duration`` is in seconds. ``reason`` says why it ran ("first run", "setup.py changed") or, for a skipped one,
+    what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100").
+    """
+
+    stage: StageName
+    command: str
+    outcome: Outcome
+    duration: float = 0.0
+    reason: str = ""
+    checkpoint: Checkpoint | None = None
+    failure: Failure | None = None
+    log: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """The base image of a run: the name that was asked for, the engine's id for it, and its identity digest."""
+
+    reference: str
+    id: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that the summary tells about a run; ``checkpoint_bytes`` counts shared layers once for each."""
+
+    base: BaseImage | None
+    results: tuple[StageResult, ...]
+    rollback_points: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
+    checkpoint_count: int = 0
+    checkpoint_bytes: int = 0
