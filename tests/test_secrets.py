@@ -69,6 +69,15 @@ def test_the_longer_of_two_values_is_taken_whole() -> None:
     assert redacted([b"abcd", b"abcdef"], [b"-abcd", b"ef-abcd-"]) == b"-***-***-"
 
 
+def test_a_value_inside_a_longer_one_leaves_nothing_of_it_standing() -> None:
+    assert redacted([b"abcdef", b"cd"], [b"-abcdef-"]) == b"-***-"
+
+
+def test_a_value_inside_what_may_become_a_longer_one_waits_for_it() -> None:
+    assert redacted([b"abcd", b"bc"], [b"-abc", b"d-"]) == b"-***-"
+    assert redacted([b"abcd", b"bc"], [b"-abc", b"e-"]) == b"-a***e-"
+
+
 def test_a_value_that_is_not_unicode_is_redacted() -> None:
     assert redacted([os.fsdecode(b"p\xff\xfew").encode("utf-8", "surrogateescape")], [b"p\xff", b"\xfew"]) == b"***"
     assert Redactor([os.fsdecode(b"p\xff\xfew")]).feed(b"p\xff\xfew") == b"***"
@@ -109,7 +118,9 @@ def test_a_secret_is_found_as_it_is_and_quoted_for_a_url(written: bytes, form: s
     after=st.binary(max_size=10),
     encode=st.sampled_from([base64.standard_b64encode, base64.urlsafe_b64encode]),
 )
-def test_a_secret_is_found_in_base64_wherever_it_begins(before: bytes, value: str, after: bytes, encode: object) -> None:
+def test_a_secret_is_found_in_base64_wherever_it_begins(
+    before: bytes, value: str, after: bytes, encode: object
+) -> None:
     value = value.encode("utf-8", "replace").decode()
     encoded = encode(before + value.encode() + after)  # type: ignore[operator]
     found = search({"TOKEN": value}, files(("/etc/config", b"auth: " + encoded + b"\n")))
