@@ -1,0 +1,281 @@
+"""The settings of a run: what was typed, what the project's table says, what was detected, and the defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pytest_stagebuild.detection import DEFAULT_IMAGE, Detection, detect
+from pytest_stagebuild.errors import ConfigurationError
+from pytest_stagebuild.flags import (
+    DEFAULT_KEEP,
+    DEFAULT_LOCKFILE,
+    DEFAULT_TIMEOUT,
+    CommandLine,
+    RebuildFrom,
+    add_options,
+    command_line,
+    repeated,
+)
+from pytest_stagebuild.project import anchor, project_name, read_project
+from pytest_stagebuild.stage import STAGES, Stage, StageName
+from pytest_stagebuild.table import Table, Variable, is_environment_name, is_timeout, parse_variable, read_table
+
+__all__ = ["CommandLine", "RebuildFrom", "Settings", "add_options", "command_line", "load_settings"]
+
+SHORTEST_SECRET: Final = 4
+"""Characters. A shorter one cannot be searched for in output and files: it stands in them by chance."""
+
+# https://github.com/distribution/reference/blob/v0.6.0/regexp.go
+_IMAGE = re.compile(
+    r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
+    r"(?::\w[\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run is asked for.
+
+    ``project`` names what checkpoints belong to, so that worktrees and clones share them. ``anchor`` is the file that
+    stage items stand on, None where SOURCE has none that would do. ``host_tests`` are absolute paths, ``artifacts``
+    paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage when ``prune`` asks for
+    it or a run ends. ``given`` repeats the options that were typed, without the values of secrets and without those
+    that say where to start.
+    """
+
+    source: Path
+    project: str
+    anchor: Path | None
+    image: str
+    image_given: bool
+    image_detected: bool
+    stages: Mapping[StageName, Stage]
+    engine: str
+    secrets: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    host_tests: tuple[str, ...]
+    lockfile: Path
+    keep: int
+    pass_host_env: bool
+    salt: str
+    resume_from: str | None
+    rebuild: RebuildFrom | None
+    plan: bool
+    prune: bool
+    given: tuple[str, ...]
+    detected_notes: tuple[str, ...]
+
+
+def load_settings(
+    typed: CommandLine, /, *, default_source: Path, environ: Mapping[str, str], invocation_dir: Path
+) -> Settings:
+    """The settings of a run: the command line, then the project's table, then detection, then the defaults.
+
+    ``default_source`` is the source where none was typed. Raises :class:`ConfigurationError` for anything unusable.
+    """
+    _check(typed)
+    source = _source_folder(typed.source, default_source, invocation_dir)
+    files = read_project(source)
+    table = read_table(source, files.pyproject)
+    commands = _given_commands(typed, table)
+    detection = detect(files, commands)
+    image = typed.image or table.image
+    if image is not None:
+        _check_image(image, "--stagebuild-image" if typed.image else f"{table.file}: key `image`")
+    stages = _stages(typed, table, commands, detection, environ)
+    secrets = _merged(table.secrets, typed.secrets)
+    _check_secrets(secrets, stages.values(), environ)
+    anchored = anchor(files)
+    return Settings(
+        source=source,
+        project=project_name(files),
+        anchor=source / anchored if anchored else None,
+        image=image or detection.image or DEFAULT_IMAGE,
+        image_given=image is not None,
+        image_detected=image is None and detection.image is not None,
+        stages=stages,
+        engine=typed.engine or table.engine or "auto",
+        secrets=secrets,
+        artifacts=_merged(table.artifacts, typed.artifacts),
+        host_tests=_merged(
+            (os.path.normpath(source / path) for path in table.host_tests),
+            (os.path.normpath(invocation_dir / path) for path in typed.host_tests),
+        ),
+        lockfile=_lockfile(typed, table, source, invocation_dir),
+        keep=_keep(typed, table),
+        pass_host_env=table.pass_host_env,
+        salt=table.salt,
+        resume_from=typed.resume_from,
+        rebuild=typed.rebuild,
+        plan=typed.plan,
+        prune=typed.prune is not None,
+        given=repeated(typed),
+        detected_notes=detection.notes if image is None or len(commands) < len(STAGES) else (),
+    )
+
+
+def _check(typed: CommandLine) -> None:
+    """Refuse values that no option can have, whatever the project says."""
+    if typed.resume_from is not None and typed.rebuild is not None:
+        raise ConfigurationError(
+            "--stagebuild-from takes a checkpoint as it is and --stagebuild-rebuild takes none: give one of them."
+        )
+    texts = {
+        "source": (typed.source,),
+        "image": (typed.image,),
+        "install-cmd": (typed.install_cmd,),
+        "build-cmd": (typed.build_cmd,),
+        "test-cmd": (typed.test_cmd,),
+        "engine": (typed.engine,),
+        "from": (typed.resume_from,),
+        "artifact": typed.artifacts,
+        "host-tests": typed.host_tests,
+        "lockfile": (typed.lockfile,),
+    }
+    for option, values in texts.items():
+        if any(value is not None and not value.strip() for value in values):
+            remedy = "`true` is a command that does nothing" if option.endswith("-cmd") else "leave it out or give one"
+            raise ConfigurationError(f"--stagebuild-{option} has no value: {remedy}.")
+    if typed.timeout is not None and not is_timeout(typed.timeout):
+        raise ConfigurationError(f"--stagebuild-timeout must be a positive number of seconds, not {typed.timeout}.")
+
+
+def _source_folder(typed: str | None, default: Path, invocation_dir: Path) -> Path:
+    source = default if typed is None else invocation_dir / _expanded(typed)
+    remedy = "Name the folder of a project with --stagebuild-source."
+    try:
+        source = source.resolve()
+        if not source.exists():
+            raise ConfigurationError(f"the source {source} does not exist. {remedy}")
+        if not source.is_dir():
+            raise ConfigurationError(f"the source {source} is not a folder. {remedy}")
+        if not {path.name for path in source.iterdir()} - {".stagebuild", ".git"}:
+            raise ConfigurationError(f"the source {source} is empty. {remedy}")
+    except OSError as error:
+        raise ConfigurationError(f"the source {source} cannot be read: {error.strerror}. {remedy}") from None
+    except (RuntimeError, ValueError) as error:  # a loop of links (before Python 3.13), a NUL
+        raise ConfigurationError(f"the source {source} cannot be read: {error}. {remedy}") from None
+    return source
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user: then it is a name like any other
+        return Path(path)
+
+
+def _given_commands(typed: CommandLine, table: Table) -> dict[StageName, str]:
+    commands: dict[StageName, str | None] = {
+        "install": typed.install_cmd or table.stages["install"].command,
+        "build": typed.build_cmd or table.stages["build"].command,
+        "test": typed.test_cmd or table.stages["test"].command,
+    }
+    return {name: command for name, command in commands.items() if command is not None}
+
+
+def _check_image(reference: str, where: str) -> None:
+    if _IMAGE.fullmatch(reference.removeprefix("tag:")) is None:
+        raise ConfigurationError(
+            f"{where}: {reference!r} is no image. "
+            "Write NAME[:TAG][@DIGEST] in lower case, tag:NAME or a checkpoint's UUID."
+        )
+
+
+def _stages(
+    typed: CommandLine,
+    table: Table,
+    given: Mapping[StageName, str],
+    detection: Detection,
+    environ: Mapping[str, str],
+) -> dict[StageName, Stage]:
+    stages: dict[StageName, Stage] = {}
+    option = _typed_variables(typed.env, environ)
+    for name in STAGES:
+        wanted = table.stages[name]
+        stages[name] = Stage(
+            name,
+            command=detection.commands[name],
+            detected=name not in given,
+            env={
+                **_values(table.env, f"{table.file}: key `env`", environ),
+                **_values(wanted.env, f"{table.file}: key `env` of {name}", environ),
+                **option,
+            },
+            network=wanted.network,
+            timeout=typed.timeout or wanted.timeout or table.timeout or DEFAULT_TIMEOUT,
+            inputs=wanted.inputs,
+        )
+    return stages
+
+
+def _typed_variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    variables: list[Variable] = []
+    for text in texts:
+        variable = parse_variable(text)
+        if variable is None:
+            name = text.partition("=")[0]
+            raise ConfigurationError(f"--stagebuild-env: {name!r} names no variable. Write NAME or NAME=VALUE.")
+        variables.append(variable)
+    return _values(variables, "--stagebuild-env", environ)
+
+
+def _values(variables: Iterable[Variable], where: str, environ: Mapping[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for variable in variables:
+        value = environ.get(variable.name) if variable.value is None else variable.value
+        if value is None:
+            raise ConfigurationError(
+                f"{where}: {variable.name} is not set here. Set it, or write {variable.name}=VALUE to give it a value."
+            )
+        values[variable.name] = value
+    return values
+
+
+def _check_secrets(secrets: Iterable[str], stages: Iterable[Stage], environ: Mapping[str, str]) -> None:
+    """No message may hold a value: whoever wrote ``--stagebuild-secret=NAME=VALUE`` meant it as a secret."""
+    declared = {name for stage in stages for name in stage.env}
+    for secret in secrets:
+        name, value_given, _ = secret.partition("=")
+        if value_given or not is_environment_name(name):
+            raise ConfigurationError(
+                f"--stagebuild-secret: {name!r} must be the name alone of a variable that is set in the environment."
+            )
+        if name in declared:
+            raise ConfigurationError(
+                f"{name} is declared both as a secret and in `env`, which is recorded and part of every key. "
+                "Remove it from one of them."
+            )
+        if not environ.get(name):
+            raise ConfigurationError(f"the secret {name} is not set in the environment. Set it and run again.")
+        if len(environ[name]) < SHORTEST_SECRET:
+            raise ConfigurationError(
+                f"the secret {name} is shorter than {SHORTEST_SECRET} characters, so it cannot be kept out of output. "
+                "Use a longer one, or declare it in `env` if it is none."
+            )
+
+
+def _lockfile(typed: CommandLine, table: Table, source: Path, invocation_dir: Path) -> Path:
+    if typed.lockfile is not None:
+        lockfile = invocation_dir / _expanded(typed.lockfile)
+    else:
+        lockfile = source / (table.lockfile or DEFAULT_LOCKFILE)
+    if lockfile.is_dir():
+        raise ConfigurationError(f"the lockfile {lockfile} is a folder. Name a file in it.")
+    return Path(os.path.normpath(lockfile))
+
+
+def _keep(typed: CommandLine, table: Table) -> int:
+    if isinstance(typed.prune, int):
+        return typed.prune
+    return DEFAULT_KEEP if table.keep is None else table.keep
+
+
+def _merged(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *then]))
