@@ -11,6 +11,27 @@ from typing import Literal
 Kind = Literal["file", "executable", "link"]
 
 
+def path_of(raw: bytes) -> str:
+    """A path as manifests hold it: UTF-8 whatever the locale says, other bytes as surrogate escapes (PEP 383)."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def raw_path(path: str) -> bytes:
+    """The bytes of a path that :func:`path_of` gave."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def shown(path: str) -> str:
+    """A path for messages: bytes that are not UTF-8 and control characters become escapes."""
+    if path.isprintable():
+        return path
+    text = raw_path(path).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+_CLIMBING = frozenset(("", ".", ".."))
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file as git counts it: its type, executable bit, and content or link target.
@@ -26,7 +47,7 @@ class Entry:
 class Manifest:
     """The files of a source tree: POSIX paths relative to its root, with their entries.
 
-    Paths hold bytes that are not UTF-8 as ``os.fsdecode`` gives them (surrogate escapes).
+    Paths hold bytes that are not UTF-8 as surrogate escapes (:func:`path_of`).
     """
 
     entries: Mapping[str, Entry]
@@ -37,17 +58,26 @@ class Manifest:
         total = hashlib.sha256()
         for path in sorted(self.entries):
             entry = self.entries[path]
-            total.update(path.encode("utf-8", "surrogateescape") + b"\0" + f"{entry.kind} {entry.digest}\n".encode())
+            total.update(raw_path(path) + b"\0" + f"{entry.kind} {entry.digest}\n".encode())
         return total.hexdigest()
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """The folders that the paths lie in, without the root."""
+        folders: set[str] = set()
+        for path in self.entries:
+            folder = path.rpartition("/")[0]
+            while folder and folder not in folders:
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+        return frozenset(folders)
 
     def changes_since(self, older: Manifest) -> Changes:
         """What this manifest has otherwise than ``older``."""
         return Changes(
             added=tuple(sorted(self.entries.keys() - older.entries.keys())),
             changed=tuple(
-                sorted(
-                    path for path, entry in self.entries.items() if older.entries.get(path, entry) != entry
-                )
+                sorted(path for path, entry in self.entries.items() if older.entries.get(path, entry) != entry)
             ),
             removed=tuple(sorted(older.entries.keys() - self.entries.keys())),
         )
@@ -57,17 +87,28 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
-        """Raises ``ValueError`` for anything that :meth:`to_json` does not write."""
+        """Raises ``ValueError`` for anything that :meth:`to_json` does not write.
+
+        A record may come from an image that others have changed, and the paths in it are paths that we delete: one
+        that is absolute or climbs out of the tree is refused.
+        """
         if not isinstance(value, dict):
             raise ValueError("a manifest is an object")
         entries: dict[str, Entry] = {}
         for path, fields in value.items():
+            if not isinstance(path, str) or not path or "\0" in path or not _CLIMBING.isdisjoint(path.split("/")):
+                raise ValueError(f"not a path of a manifest: {path!r}")
             match fields:
                 case ["file" | "executable" | "link" as kind, str() as digest]:
                     entries[path] = Entry(kind, digest)
                 case _:
                     raise ValueError(f"not an entry of a manifest: {path!r}: {fields!r}")
         return cls(entries)
+
+
+def folders_above(path: str) -> list[str]:
+    """The folders that ``path`` lies in, the outermost first, without the root."""
+    return [path[:end] for end, sign in enumerate(path) if sign == "/"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +133,7 @@ class Changes:
 
     def __str__(self) -> str:
         """The first of them in words, and how many more: ``src/a.py changed and 3 more``."""
-        named = [f"{path} {what}" for path, what in self]
+        named = [f"{shown(path)} {what}" for path, what in self]
         if not named:
             return "nothing changed"
         return named[0] + (f" and {len(named) - 1} more" if len(named) > 1 else "")

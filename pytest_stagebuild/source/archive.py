@@ -1,0 +1,180 @@
+"""The tar by which a source tree, or what has changed of it, goes into a sandbox."""
+
+from __future__ import annotations
+
+import math
+import os
+import tarfile
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pytest_stagebuild.source.manifest import Entry, Kind, Manifest, folders_above, path_of, raw_path
+from pytest_stagebuild.source.reading import ATTEMPTS, Folders, LargeFile, Loaded, kept_changing, load
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.engines.protocol import Owner
+
+_PIECE: Final = 512 * 1024
+"""Archives come in pieces of about this many bytes: each is a write to the engine's socket."""
+
+_LONG_AGO: Final = -(2**62)
+
+
+class Upload:
+    """An uncompressed GNU tar of what differs from ``parent``, to be extracted at ``/``; it can be iterated once.
+
+    What is read while it is iterated is what counts: :attr:`sent` afterwards is the manifest of the whole tree with
+    the digests of the bytes that went out. GNU's format keeps names that are not UTF-8 as they are.
+    """
+
+    def __init__(
+        self, root: Path, manifest: Manifest, parent: Manifest | None, *, owner: Owner, not_before: float, top: str
+    ) -> None:
+        self.top: Final = top
+        self.manifest: Final = manifest
+        self.files = 0
+        """How many files and links were sent."""
+        self.size = 0
+        """How many bytes of content were sent."""
+        self._root = root
+        self._owner = owner
+        self._now = math.floor(time.time())
+        # Products of a stage carry times up to the checkpoint's, cut to seconds by a commit; a changed source must be
+        # newer than those, or cargo and make keep the products.
+        self._not_before = _LONG_AGO if parent is None else math.floor(not_before) + 1
+        old = {} if parent is None else parent.entries
+        self._old = old
+        self._paths = sorted(path for path, entry in manifest.entries.items() if old.get(path) != entry)
+        self._unannounced = set(manifest.folders - Manifest(old).folders)
+        self._sent: dict[str, Entry] | None = None
+        self._surprises: list[str] = []
+        self._vanished: list[str] = []
+        self._begun = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send and nothing to remove."""
+        return not self._paths and not self.removed
+
+    @property
+    def sent(self) -> Manifest:
+        """The manifest of the whole tree as the sandbox has it after this upload. Known after the pass."""
+        if self._sent is None:
+            raise RuntimeError("what was sent is known when the upload has been made")
+        return Manifest(self._sent)
+
+    @property
+    def surprises(self) -> tuple[str, ...]:
+        """The paths that were sent otherwise than the manifest said, or had vanished. Known after the pass."""
+        return tuple(self._surprises)
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The files of ``parent`` that are gone, sorted.
+
+        Known before the pass, but for files that vanish during it, which are added then.
+        """
+        return tuple(sorted({*self._vanished} | (self._old.keys() - self.manifest.entries.keys())))
+
+    @property
+    def removed_folders(self) -> tuple[str, ...]:
+        """The folders in which :attr:`removed` files lay and that hold nothing now, the deepest first."""
+        now = self.manifest if self._sent is None else self.sent
+        gone = {folder for path in self.removed for folder in folders_above(path)} - now.folders - now.entries.keys()
+        return tuple(sorted(gone, key=lambda path: (-path.count("/"), path)))
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._begun:
+            raise RuntimeError("an upload can be made once")
+        self._begun = True
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        sent = dict(self.manifest.entries)
+        waiting = bytearray()
+        with Folders(self._root) as folders:
+            waiting += self._folder(self.top, folders.enter(b""))
+            for path in self._paths:
+                raw = raw_path(path)
+                for above in folders_above(path):
+                    if above in self._unannounced:
+                        self._unannounced.remove(above)
+                        waiting += self._folder(f"{self.top}/{above}", folders.enter(raw_path(above)))
+                folder = folders.enter(raw.rpartition(b"/")[0])
+                found = None if folder is None else load(folder, raw)
+                entry: Entry | None = None
+                if isinstance(found, Loaded):
+                    entry = Entry(found.kind, found.digest)
+                    waiting += self._file(path, found)
+                elif isinstance(found, LargeFile):
+                    yield bytes(waiting)
+                    waiting.clear()
+                    assert folder is not None
+                    entry = yield from self._large_file(path, folder, found)
+                if entry is None:
+                    self._vanished.append(path)
+                    del sent[path]
+                else:
+                    self.files += 1
+                    sent[path] = entry
+                if entry != self.manifest.entries[path]:
+                    self._surprises.append(path)
+                if len(waiting) >= _PIECE:
+                    yield bytes(waiting)
+                    waiting.clear()
+        waiting += bytes(2 * tarfile.BLOCKSIZE)
+        yield bytes(waiting)
+        self._sent = sent
+
+    def _large_file(self, path: str, folder: int, found: LargeFile) -> Generator[bytes, None, Entry | None]:
+        """Send a file that is not held in memory, and again where it changed on the way: the last member counts."""
+        raw = raw_path(path)
+        for _ in range(ATTEMPTS):
+            yield self._header(f"{self.top}/{path}", tarfile.REGTYPE, _mode(found.kind), found.size, found.mtime)
+            yield from found
+            yield _padding(found.size)
+            if found.stable:
+                self.size += found.size
+                return Entry(found.kind, found.digest)
+            again = load(folder, raw)
+            if isinstance(again, Loaded):
+                yield self._file(path, again)
+                return Entry(again.kind, again.digest)
+            if not isinstance(again, LargeFile):
+                return None
+            found = again
+        raise kept_changing(raw)
+
+    def _file(self, path: str, found: Loaded) -> bytes:
+        name = f"{self.top}/{path}"
+        if found.kind == "link":
+            return self._header(name, tarfile.SYMTYPE, 0o777, 0, found.mtime, path_of(found.content))
+        size = len(found.content)
+        self.size += size
+        header = self._header(name, tarfile.REGTYPE, _mode(found.kind), size, found.mtime)
+        return b"".join((header, found.content, _padding(size)))
+
+    def _folder(self, name: str, handle: int | None) -> bytes:
+        mtime = self._now if handle is None else os.fstat(handle).st_mtime_ns // 1_000_000_000
+        return self._header(name, tarfile.DIRTYPE, 0o755, 0, mtime)
+
+    def _header(self, name: str, kind: bytes, mode: int, size: int, mtime: int, target: str = "") -> bytes:
+        member = tarfile.TarInfo(name)
+        member.type = kind
+        member.mode = mode
+        member.size = size
+        member.linkname = target
+        member.uid = self._owner.uid
+        member.gid = self._owner.gid
+        member.mtime = max(min(mtime, self._now), self._not_before)
+        return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _mode(kind: Kind) -> int:
+    return 0o755 if kind == "executable" else 0o644
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)

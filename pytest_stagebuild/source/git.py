@@ -1,0 +1,207 @@
+"""The files of a tree as git sees them: tracked, and untracked but not ignored."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_stagebuild.errors import SourceError
+from pytest_stagebuild.source.ignore import LEFT_OUT
+from pytest_stagebuild.source.reading import Folders
+from pytest_stagebuild.source.walk import Found, What, join, list_folder, mark_of, walk
+
+_KEPT_VARIABLES: Final = (
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_KEY_",
+    "GIT_CONFIG_VALUE_",
+    "GIT_EXEC_PATH",
+)
+"""The user's own configuration. Others, as a git hook sets them, would point git at another repository."""
+
+_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""A repository's configuration can name programs to run for these (https://git-scm.com/docs/git-config)."""
+
+
+class Refused(Exception):
+    """Git gives no view of a folder; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What git lists below a folder: paths relative to it. A nested repository ends with a slash."""
+
+    tracked: frozenset[bytes]
+    untracked: frozenset[bytes]
+
+
+def git_environment(ceiling: bytes | None = None) -> dict[str, str]:
+    """The environment for git; it looks for no repository at or above ``ceiling``."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name.startswith(_KEPT_VARIABLES)
+    }
+    kept |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    if ceiling is not None:
+        kept["GIT_CEILING_DIRECTORIES"] = os.fsdecode(ceiling)
+    return kept
+
+
+def ask(folder: bytes, *, nested: bool = False) -> Listing:
+    """Git's listing of ``folder``. A ``nested`` one must be a repository itself.
+
+    Raises :class:`Refused` where git does not answer, and :class:`SourceError` for a folder that git cannot read.
+    """
+    environment = git_environment(os.path.dirname(folder) if nested else None)
+    calls = (("ls-files", "-z", "--cached"), ("ls-files", "-z", "--others", "--exclude-standard"))
+    try:
+        running = [
+            subprocess.Popen(
+                [*_GIT, "-C", folder, *call],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for call in calls
+        ]
+    except OSError as error:
+        raise Refused("no git command" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}") from error
+    answers = [process.communicate() for process in running]
+    for process, (_, complaint) in zip(running, answers, strict=True):
+        if process.returncode:
+            raise Refused(_reason(complaint))
+    for line in answers[1][1].decode("utf-8", "replace").splitlines():
+        if "could not open directory" in line:
+            raise SourceError(
+                f"git cannot read a folder of the source ({line.removeprefix('warning: ')}). "
+                "Make it readable for the user who runs pytest, or leave it out by a rule in .gitignore."
+            )
+    tracked, untracked = (frozenset(filter(None, output.split(b"\0"))) for output, _ in answers)
+    return Listing(tracked, untracked - tracked)
+
+
+def _reason(complaint: bytes) -> str:
+    """The first line of what git said, without the folder that it speaks of."""
+    lines = complaint.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+    line = next((line for line in lines if line.startswith("fatal: ")), lines[0]).removeprefix("fatal: ")
+    if line.startswith("not a git repository"):
+        return "not a git repository"
+    return "git: " + line.removeprefix("detected ")
+
+
+def view(root: bytes, folders: Folders, top: bytes, listing: Listing, found: Found) -> None:
+    """Add what ``listing`` names below ``top`` to ``found``, with the repositories nested in it.
+
+    Git does not speak of sockets and their like; those it does not ignore are looked for, so that they can be named.
+    """
+    wanted: dict[bytes, list[bytes]] = {b"": []}
+    for path in sorted(listing.tracked | listing.untracked):
+        folder, _, name = path.rstrip(b"/").rpartition(b"/")
+        above = folder
+        while above not in wanted:
+            wanted[above] = []
+            above = above.rpartition(b"/")[0]
+        wanted[folder].append(name)
+
+    left_out: Counter[tuple[bytes, str]] = Counter()
+    nested: list[bytes] = []
+    unknown: dict[bytes, What] = {}
+    dropped: tuple[bytes, str] | None = None
+    for folder in sorted(wanted, key=lambda path: path + b"/"):
+        if dropped is not None and (folder + b"/").startswith(dropped[0] + b"/"):
+            left_out[dropped] += sum(join(folder, name) in listing.tracked for name in wanted[folder])
+            continue
+        last = folder.rpartition(b"/")[2]
+        handle = None
+        if last not in LEFT_OUT and (handle := folders.enter(join(top, folder) if folder else top)) is None:
+            continue
+        names = list_folder(handle, join(top, folder)) if handle is not None else {}
+        mark = mark_of(handle, folder, names) if handle is not None else last.decode()
+        if mark is not None:
+            dropped = folder, mark
+            left_out[dropped] += sum(join(folder, name) in listing.tracked for name in wanted[folder])
+            continue
+        for name in wanted[folder]:
+            path = join(folder, name)
+            if name in LEFT_OUT:
+                left_out[path, name.decode()] += path in listing.tracked
+                continue
+            match names.get(name):
+                case "file" | "link":
+                    found.paths.append(join(top, path))
+                case "folder":
+                    nested.append(path)
+                case "FIFO" | "socket" | "device" as what:
+                    found.specials.append((what, join(top, path)))
+        listed = set(wanted[folder])
+        for name in _unlisted(names):
+            if name not in listed and (path := join(folder, name)) not in wanted:
+                unknown[path] = names[name]
+    found.left_out += [(join(top, path), mark, count) for (path, mark), count in left_out.items() if count]
+    _look_for_specials(root, folders, top, unknown, found)
+    for path in nested:
+        _nested(root, folders, join(top, path), found)
+
+
+def _nested(root: bytes, folders: Folders, top: bytes, found: Found) -> None:
+    """Add what is in a submodule or another repository inside the tree."""
+    handle = folders.enter(top)
+    if handle is None:
+        return
+    names = list_folder(handle, top)
+    # A tracked file that has become a folder is listed like a submodule, and what is in it is listed as well.
+    if b".git" not in names or mark_of(handle, top, names) is not None:
+        return
+    try:
+        listing = ask(join(root, top), nested=True)
+    except Refused as refusal:
+        found.walked.append((top, str(refusal)))
+        walk(folders, top, found)
+    else:
+        view(root, folders, top, listing, found)
+
+
+def _look_for_specials(root: bytes, folders: Folders, top: bytes, unknown: Mapping[bytes, What], found: Found) -> None:
+    """Add the sockets and their like among ``unknown``, and in the folders there, that git does not ignore."""
+    while unknown:
+        ignored = _ignored(join(root, top) if top else root, unknown)
+        deeper: dict[bytes, What] = {}
+        for path, what in unknown.items():
+            if path in ignored:
+                continue
+            if what == "FIFO" or what == "socket" or what == "device":
+                found.specials.append((what, join(top, path)))
+            elif (handle := folders.enter(join(top, path))) is not None:
+                names = list_folder(handle, join(top, path))
+                if mark_of(handle, path, names) is None:
+                    deeper |= {join(path, name): names[name] for name in _unlisted(names)}
+        unknown = deeper
+
+
+def _unlisted(names: Mapping[bytes, What]) -> list[bytes]:
+    """The names of which git does not speak one by one: folders, sockets and their like."""
+    return [name for name, what in names.items() if what not in ("file", "link") and name not in LEFT_OUT]
+
+
+def _ignored(folder: bytes, paths: Iterable[bytes]) -> frozenset[bytes]:
+    """Those of ``paths`` that git ignores; all of them where it does not say."""
+    everything = list(paths)
+    done = subprocess.run(
+        [*_GIT, "-C", folder, "check-ignore", "-z", "--stdin"],
+        env=git_environment(),
+        input=b"".join(path + b"\0" for path in everything),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        return frozenset(everything)
+    return frozenset(done.stdout.split(b"\0"))

@@ -1,0 +1,69 @@
+"""Which files belong to a source tree: git's view where it has one, a walk elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pytest_stagebuild.source import git
+from pytest_stagebuild.source.git import Refused
+from pytest_stagebuild.source.manifest import path_of, shown
+from pytest_stagebuild.source.reading import Folders, SpecialKind
+from pytest_stagebuild.source.walk import Found, walk
+
+_NAMED: Final = 10
+"""How many skipped things are named one by one."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The paths of files and links, relative to the root and sorted; ``reason`` says why git was not asked."""
+
+    paths: tuple[bytes, ...]
+    reason: str
+    notes: tuple[str, ...]
+
+    def how(self, count: int) -> str:
+        """For the header: ``git, 166 files``."""
+        files = f"{count} file" + ("" if count == 1 else "s")
+        return f"walk, {files} ({self.reason})" if self.reason else f"git, {files}"
+
+
+def scan(root: Path, folders: Folders) -> Scan:
+    """Find the files of the tree that ``folders`` was opened on."""
+    raw = os.path.realpath(os.fsencode(root))
+    found = Found()
+    reason = ""
+    try:
+        listing = git.ask(raw)
+        if not listing.tracked:
+            raise Refused("git tracks nothing here")
+    except Refused as refusal:
+        reason = str(refusal)
+        walk(folders, b"", found)
+    else:
+        git.view(raw, folders, b"", listing, found)
+    return Scan(tuple(sorted(set(found.paths))), reason, tuple(_notes(found)))
+
+
+def _notes(found: Found) -> list[str]:
+    notes = [f"walked {_folder(path)} ({reason})" for path, reason in found.walked]
+    for path, mark, count in found.left_out:
+        files = f"{count} tracked file" + ("" if count == 1 else "s")
+        notes.append(f"left out {_folder(path)} with {files} ({mark})")
+    notes += skipped(found.specials)
+    return notes
+
+
+def skipped(specials: list[tuple[SpecialKind, bytes]]) -> list[str]:
+    """A note for each of the first few, and one for how many more there are."""
+    notes = [f"skipped {what} {shown(path_of(path))}" for what, path in sorted(specials, key=lambda pair: pair[1])]
+    if len(notes) > _NAMED:
+        notes[_NAMED:] = [f"skipped {len(notes) - _NAMED} more sockets, FIFOs and devices"]
+    return notes
+
+
+def _folder(path: bytes) -> str:
+    return shown(path_of(path)) + "/"
