@@ -100,3 +100,53 @@ class RunReport:
     notes: tuple[str, ...] = ()
     checkpoint_count: int = 0
     checkpoint_bytes: int = 0
+
+
+def result_to_json(result: StageResult) -> dict[str, object]:
+    """A result as JSON, for another process of the same run."""
+    failure = result.failure
+    return {
+        "stage": result.stage,
+        "command": result.command,
+        "outcome": result.outcome,
+        "duration": result.duration,
+        "reason": result.reason,
+        "checkpoint": result.checkpoint.to_json() if result.checkpoint else None,
+        "failure": failure and [failure.cause, failure.hint, str(failure.log) if failure.log else None, failure.tail],
+        "log": str(result.log) if result.log else None,
+        "notes": list(result.notes),
+    }
+
+
+def result_from_json(value: object) -> StageResult:
+    """Raises ``ValueError`` for anything that :func:`result_to_json` does not write."""
+    from pytest_stagebuild.checkpoint import Checkpoint
+
+    match value:
+        case {
+            "stage": "install" | "build" | "test" as stage,
+            "command": str(command),
+            "outcome": "cached" | "forced" | "ran" | "failed" | "error" | "skipped" as outcome,
+            "duration": int() | float() as duration,
+            "reason": str(reason),
+            "checkpoint": checkpoint,
+            "failure": failed,
+            "log": log,
+            "notes": list(notes),
+        }:
+            failure = None
+            if failed is not None:
+                cause, hint, failure_log, tail = failed
+                failure = Failure(stage, cause, hint, Path(failure_log) if failure_log else None, tail)
+            return StageResult(
+                stage,
+                command,
+                outcome,
+                float(duration),
+                reason,
+                Checkpoint.from_json(checkpoint) if checkpoint is not None else None,
+                failure,
+                Path(log) if log else None,
+                tuple(str(note) for note in notes),
+            )
+    raise ValueError("not a stage's result")

@@ -1,0 +1,275 @@
+"""Run a command in a sandbox that holds the source as it is now, and turn the sandbox into a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import posixpath
+import signal
+import tarfile
+import time
+import uuid as uuids
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pytest_stagebuild.checkpoint import (
+    LABEL,
+    RECORD_PATH,
+    WORKING_DIRECTORY,
+    Checkpoint,
+    Record,
+    key_of,
+    labels_of,
+)
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, OutputSink, Sandbox, StoredImage
+from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.host_env import HostSettings
+from pytest_stagebuild.options import Settings
+from pytest_stagebuild.secrets import Leak, search
+from pytest_stagebuild.source import SourceTree, Upload, removal_script
+from pytest_stagebuild.source.manifest import Manifest
+from pytest_stagebuild.source.version import ScmVersion
+from pytest_stagebuild.stage import CheckpointStage, Stage
+
+RUN_FOLDER: Final = "/.stagebuild/run"
+"""What commands need while they run and no checkpoint may hold: CA bundles, standard input."""
+
+_MARGIN: Final = 3600.0
+"""Seconds that a sandbox may outlive its command's time limit, for uploads and commits of any size."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a sandbox is created on: an image, and what of the source it holds already.
+
+    ``parent`` is what a checkpoint made on it names as its parent; ``created`` is in seconds since the epoch.
+    """
+
+    image: StoredImage
+    parent: str
+    manifest: Manifest | None = None
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every sandbox of a run shares: the engine, the source as it is now, and what commands are given."""
+
+    engine: Engine
+    settings: Settings
+    tree: SourceTree
+    host: HostSettings
+    secrets: Mapping[str, str]
+    version: ScmVersion | None = None
+
+    def environment(self, declared: Mapping[str, str]) -> dict[str, str]:
+        """A command's environment beyond the image's: the host's settings, the version from git, the declared, secrets."""
+        version = self.version.variables if self.version else {}
+        return {**self.host.env, **version, **declared, **self.secrets}
+
+    @property
+    def redactions(self) -> tuple[str, ...]:
+        """What output must not show: the secrets' values, and credentials in the host's settings."""
+        return (*self.secrets.values(), *self.host.redactions)
+
+    @contextlib.contextmanager
+    def sandbox(
+        self,
+        ground: Ground,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        timeout: float,
+        step: Callable[[str], None] = lambda _: None,
+        stdin: bytes | None = None,
+    ) -> Iterator[tuple[Sandbox, Upload]]:
+        """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done."""
+        life = timeout + _MARGIN
+        all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
+        with self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life) as sandbox:
+            step("created")
+            upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
+            sandbox.put(upload)
+            step("source sent")
+            files = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
+            if stdin is not None:
+                files[f"{RUN_FOLDER}/stdin"] = stdin
+            if upload.removed:
+                files[f"{RUN_FOLDER}/remove.sh"] = removal_script(upload)
+            sandbox.put([_archive(files)])
+            sandbox.start()
+            step("started")
+            if upload.removed:
+                _as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
+            yield sandbox, upload
+
+
+@dataclass
+class StageRun:
+    """What happened when the command of a stage ran."""
+
+    exit: CommandExit
+    sent: Manifest
+    surprises: tuple[str, ...] = ()
+    left_running: list[str] = field(default_factory=list)
+    leak: Leak | None = None
+    checkpoint: Checkpoint | None = None
+    record: Record | None = None
+    image: StoredImage | None = None
+
+
+def run_to_checkpoint(
+    workplace: Workplace,
+    stage: Stage,
+    ground: Ground,
+    components: Mapping[str, object],
+    output: OutputSink,
+    step: Callable[[str], None],
+) -> StageRun:
+    """Run a stage and commit what it left, where its command exited 0 and no secret is in what it wrote.
+
+    The caller records the checkpoint; until then the image's own labels and record vouch for it.
+    """
+    name: CheckpointStage = "install" if stage.name == "install" else "build"
+    uuid = str(uuids.uuid4())
+    project = str(components["project"])
+    labels = labels_of(uuid, name, key_of(components), ground.parent, project)
+    with workplace.sandbox(ground, labels=labels, network=stage.network, timeout=stage.timeout, step=step) as (
+        sandbox,
+        upload,
+    ):
+        ended = sandbox.run(
+            stage.command,
+            cwd=WORKING_DIRECTORY,
+            env=workplace.environment(stage.env),
+            timeout=stage.timeout,
+            output=output,
+        )
+        step("command ended")
+        run = StageRun(ended, upload.sent, upload.surprises, sandbox.end_processes())
+        step("processes ended")
+        if ended.code != 0 or ended.timed_out:
+            return run
+        clear_run_folder(sandbox)
+        if workplace.secrets:
+            run.leak = search(workplace.secrets, sandbox.changed_files())
+            step("secrets searched")
+            if run.leak:
+                return run
+        run.record = Record(
+            uuid=uuid,
+            stage=name,
+            key=key_of(components),
+            components=components,
+            parent=ground.parent,
+            layers=ground.image.layers,
+            created=time.time(),
+            inputs=stage.inputs,
+            manifest=upload.sent,
+            version=workplace.version.version if workplace.version else "",
+        )
+        sandbox.put([_archive({RECORD_PATH: run.record.to_bytes()})])
+        step("record written")
+        run.image = sandbox.commit(image_name(project, uuid), {LABEL + "uuid": uuid})
+        step("committed")
+    run.checkpoint = Checkpoint(
+        uuid=uuid,
+        stage=name,
+        key=run.record.key,
+        components=components,
+        parent=ground.parent,
+        engine=workplace.engine.identity,
+        project=project,
+        image=run.image.id,
+        created=run.record.created,
+        used=time.time(),
+        size=max(0, run.image.size - ground.image.size),
+    )
+    return run
+
+
+def image_name(project: str, uuid: str) -> str:
+    """The name under which a checkpoint's image is stored, so that it is not taken for a dangling one."""
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in project.lower())
+    return f"stagebuild/{plain.strip('-_.') or 'project'}:{uuid}"
+
+
+def cause_of(ended: CommandExit, timeout: float) -> str:
+    """How a command failed, in a few words."""
+    if ended.timed_out:
+        return f"timed out after {timeout:g} s"
+    if ended.out_of_memory:
+        return "killed for memory (137)"
+    match ended.code:
+        case 126:
+            return "command not executable (126)"
+        case 127:
+            return "command not found (127)"
+        case 139:
+            return "segmentation fault (139)"
+        case code if 128 < code <= 192:
+            with contextlib.suppress(ValueError):
+                return f"killed by {signal.Signals(code - 128).name} ({code})"
+    return f"exit {ended.code}"
+
+
+def hint_for(ended: CommandExit, stage: Stage) -> str:
+    """What to do about a failure that its cause does not explain by itself."""
+    if ended.timed_out:
+        return f"Give the stage more time with --stagebuild-timeout or the key timeout, now {stage.timeout:g} s."
+    if ended.out_of_memory:
+        return "The kernel ended it since memory ran out: give the engine more memory, or let the command use less."
+    match ended.code:
+        case 127:
+            return (
+                "A command that it names is not in the image: install it in an earlier stage, or choose an image that has it."
+            )
+        case 126:
+            return "A file that it names cannot be executed: check its executable bit and its first line."
+        case 137:
+            return "Somebody killed it (SIGKILL); the kernel does so too when the whole machine is short of memory."
+        case _:
+            return ""
+
+
+def clear_run_folder(sandbox: Sandbox) -> None:
+    """Remove what commands needed while they ran, before what is left becomes an image."""
+    _as_root(sandbox, f"rm -rf {RUN_FOLDER}")
+
+
+def _as_root(sandbox: Sandbox, command: str) -> None:
+    said: list[bytes] = []
+    ended = sandbox.run(
+        command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user="root"
+    )
+    if ended.code != 0:
+        words = b"".join(said).decode(errors="replace").strip()
+        raise EngineError(
+            f"a step of ours failed in the sandbox (exit {ended.code}): {words or command}. "
+            "The image must have /bin/sh and rm that root can run"
+        )
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    """A tar with these files, and the folders that lead to them, all root's and readable by everyone."""
+    buffer = io.BytesIO()
+    now = int(time.time())
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for folder in _folders(files):
+            header = tarfile.TarInfo(folder.lstrip("/"))
+            header.type, header.mode, header.mtime = tarfile.DIRTYPE, 0o755, now
+            tar.addfile(header)
+        for path, data in sorted(files.items()):
+            header = tarfile.TarInfo(path.lstrip("/"))
+            header.size, header.mode, header.mtime = len(data), 0o644, now
+            tar.addfile(header, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _folders(paths: Iterable[str]) -> list[str]:
+    folders: set[str] = set()
+    for path in paths:
+        while (path := posixpath.dirname(path)) != "/":
+            folders.add(path)
+    return sorted(folders)

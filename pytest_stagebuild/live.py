@@ -1,0 +1,121 @@
+"""What is seen while a run goes on: a line as each stage starts and ends, and on a terminal one that moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from pytest_stagebuild.checkpoint import Checkpoint
+from pytest_stagebuild.engines.protocol import PullProgress
+from pytest_stagebuild.output import clean_line
+from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
+from pytest_stagebuild.terminal import outcome_word
+
+if TYPE_CHECKING:
+    import pytest
+
+_TICK: Final = 0.2
+_PULL_EVERY: Final = 5.0
+"""Seconds between two lines about a pull where lines cannot be rewritten."""
+
+
+class LiveView:
+    """An observer that writes to pytest's terminal.
+
+    ``stream`` passes the commands' output on as it comes; otherwise, on a terminal, the running stage shows its elapsed
+    time and the last line of its output. Everything is written between the reports of pytest, never into one.
+    """
+
+    def __init__(self, reporter: pytest.TerminalReporter, *, stream: bool, quiet: bool) -> None:
+        self._reporter = reporter
+        self._stream = stream
+        self._quiet = quiet
+        self._moving = reporter.isatty and not stream and not quiet
+        self._lock = threading.RLock()
+        self._status = ""
+        self._last_line = ""
+        self._stage = ""
+        self._since = 0.0
+        self._pull_said = 0.0
+        self._stopped = threading.Event()
+        self._ticker: threading.Thread | None = None
+
+    def pulling(self, progress: PullProgress) -> None:
+        total = f" of {progress.total / 1e6:.1f}" if progress.total else ""
+        said = f"pulling {progress.reference}: {progress.received / 1e6:.1f}{total} MB"
+        if self._moving:
+            self._show(said)
+        elif time.monotonic() - self._pull_said > _PULL_EVERY:
+            self._pull_said = time.monotonic()
+            self._line(said)
+
+    def base_ready(self, base: BaseImage) -> None:
+        self._clear()
+
+    def waiting(self, stage: StageName, holder: str) -> None:
+        self._line(f"{stage}: waiting for {holder}")
+
+    def stage_started(self, stage: Stage, reason: str) -> None:
+        self._line(f"{stage.name}: {stage.command}" + (f"  ({reason})" if reason else ""))
+        self._stage, self._since, self._last_line = stage.name, time.monotonic(), ""
+        if self._moving:
+            self._stopped.clear()
+            self._ticker = threading.Thread(target=self._tick, name="stagebuild-live", daemon=True)
+            self._ticker.start()
+
+    def step(self, stage: StageName, done: str) -> None: ...
+
+    def output(self, stage: StageName, text: str) -> None:
+        if self._stream:
+            with self._lock:
+                self._reporter.write(text, flush=True)
+        elif self._moving:
+            lines = [line for line in text.splitlines() if line.strip()]
+            if lines:
+                self._last_line = lines[-1]
+
+    def checkpoint_made(self, checkpoint: Checkpoint) -> None: ...
+
+    def stage_finished(self, result: StageResult) -> None:
+        self.stop()
+        said = f"{result.stage}: {outcome_word(result.outcome)}"
+        if result.outcome == "skipped":
+            said += f", {result.reason}"
+        else:
+            said += f" {result.duration:.1f}s"
+            said += f", {result.failure.cause}" if result.failure else ""
+            said += f", {result.checkpoint}" if result.checkpoint else ""
+        self._line(said)
+
+    def stop(self) -> None:
+        """End the moving line, whatever happened."""
+        if self._ticker is not None:
+            self._stopped.set()
+            self._ticker.join()
+            self._ticker = None
+        self._clear()
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(_TICK):
+            self._show(f"{self._stage} {time.monotonic() - self._since:.1f}s  {clean_line(self._last_line)}")
+
+    def _line(self, text: str) -> None:
+        if self._quiet:
+            return
+        with self._lock:
+            self._clear()
+            self._reporter.ensure_newline()
+            self._reporter.write_line(f"stagebuild {text}")
+
+    def _show(self, text: str) -> None:
+        with self._lock:
+            width = max(20, self._reporter._tw.fullwidth - 1)
+            self._status = text[:width]
+            self._reporter.write(f"\r\x1b[K{self._status}", flush=True)
+
+    def _clear(self) -> None:
+        with self._lock:
+            if self._status:
+                self._status = ""
+                self._reporter.write("\r\x1b[K", flush=True)

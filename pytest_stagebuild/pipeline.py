@@ -1,0 +1,406 @@
+"""The four stages in order: base image, install, build, test; each made once, whoever asks first."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from pytest_stagebuild.artifacts import extract
+from pytest_stagebuild.base import ResolvedBase, resolve_base
+from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
+from pytest_stagebuild.engines.protocol import Engine, Sandbox
+from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, cause_of, hint_for, run_to_checkpoint
+from pytest_stagebuild.host_env import host_settings
+from pytest_stagebuild.image import Image
+from pytest_stagebuild.lockfile import Lockfile
+from pytest_stagebuild.observer import Observer
+from pytest_stagebuild.options import Settings
+from pytest_stagebuild.output import StageLog
+from pytest_stagebuild.runs import RunFolder
+from pytest_stagebuild.selection import runs_pytest
+from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.source.version import scm_version
+from pytest_stagebuild.stage import STAGES, CheckpointStage, Failure, RunReport, Stage, StageName, StageResult
+from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
+from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
+
+NO_TESTS_COLLECTED: Final = "no tests were collected (exit 5)"
+
+_NO_TESTS: Final = 5
+"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
+
+_SUCCEEDED: Final = ("cached", "forced", "ran")
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What a run would do with a stage, and why."""
+
+    stage: Stage
+    reuse: Checkpoint | None
+    reason: str
+
+
+class Pipeline:
+    """One run over one source tree.
+
+    Stages are made when they are first asked for, with those before them; what a stage came to is remembered, failures
+    included. ``run_id`` is the same in all processes of one pytest run, so that a stage which failed in one of them is
+    not built again in the others.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        tree: SourceTree,
+        environ: Mapping[str, str],
+        observer: Observer,
+        run_id: str,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.notes: list[str] = []
+        self._observer = observer
+        self._results: dict[StageName, StageResult] = {}
+        self._grounds: dict[StageName, Ground] = {}
+        self._derived: list[str] = []
+        self._resolved: ResolvedBase | None = None
+        host = host_settings(environ if settings.pass_host_env else {})
+        version = scm_version(settings.source)
+        self._work = Workplace(
+            engine=engine,
+            settings=settings,
+            tree=tree,
+            host=host,
+            secrets={name: environ[name] for name in settings.secrets},
+            version=version,
+        )
+        self._state = StateFolder.of(settings.source)
+        self._lockfile = Lockfile(settings.lockfile)
+        self._store = CheckpointStore(
+            engine, self._lockfile, self._state, settings.project, uses=cache_folder() / "uses"
+        )
+        self._locks = SingleFlight(cache_folder() / "locks")
+        self._run = RunFolder(cache_folder() / "runs", run_id)
+        self._note(*self.tree.notes, *host.notes, self._state.note, version.problem if version else "")
+        if swept := engine.sweep():
+            self._note(f"removed {len(swept)} sandboxes that a run left when it was killed")
+
+    @property
+    def tree(self) -> SourceTree:
+        """The source as it is now, or as it was last sent."""
+        return self._work.tree
+
+    @property
+    def version(self) -> str:
+        """The version worked out from git, empty where the project takes none from there."""
+        return self._work.version.version if self._work.version else ""
+
+    def base(self) -> ResolvedBase:
+        """The base image, pulled where it is missing; and what ``--stagebuild-from`` names, looked up."""
+        if self._resolved is None:
+            self._resolved = resolve_base(self.settings, self.engine, self._store, self._lockfile, self._observer)
+            self._note(*self._resolved.notes)
+            self._observer.base_ready(self._resolved.base)
+            if self.settings.resume_from not in (None, "base"):
+                self._force(str(self.settings.resume_from), self._resolved)
+        return self._resolved
+
+    def result(self, name: StageName) -> StageResult:
+        """What became of a stage, after making it and those before it where that has not been done."""
+        self.base()
+        if name not in self._results:
+            self._results[name] = self._make(self.settings.stages[name])
+            self._observer.stage_finished(self._results[name])
+        return self._results[name]
+
+    def image(self, name: Literal["base", "install", "build"]) -> Image:
+        """A checkpoint with the source as it is now. Raises :class:`StageFailed` where its stage did not succeed."""
+        if name == "base":
+            return Image(self._work, self.base().ground, "base", None, self._derived.append)
+        result = self.result(name)
+        if result.outcome not in _SUCCEEDED:
+            raise StageFailed(self._first_failure(result))
+        ground = self._grounds[name]
+        parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
+        return Image(self._work, ground, name, parent, self._derived.append)
+
+    def test(self, environment: Mapping[str, str]) -> StageResult:
+        """Run the test stage, with ``environment`` added for what is selected on the command line."""
+        stage = self.settings.stages["test"]
+        self.settings = replace(
+            self.settings, stages={**self.settings.stages, "test": replace(stage, env={**stage.env, **environment})}
+        )
+        return self.result("test")
+
+    def plan(self) -> list[PlannedStage]:
+        """What a run would do. Starts nothing."""
+        base = self.base()
+        planned: list[PlannedStage] = []
+        parent: str | None = base.ground.parent
+        for name in STAGES:
+            stage = self.settings.stages[name]
+            if name == "test":
+                planned.append(PlannedStage(stage, None, "runs every time"))
+            elif name in self._results:
+                checkpoint = self._results[name].checkpoint
+                planned.append(PlannedStage(stage, checkpoint, "--stagebuild-from"))
+                parent = checkpoint.uuid if checkpoint else parent
+            elif parent is None:
+                planned.append(PlannedStage(stage, None, f"{planned[-1].stage.name} would run"))
+            elif told := self._told_to_run(name):
+                planned.append(PlannedStage(stage, None, told))
+                parent = None
+            else:
+                match self._store.find(self._components(stage, parent), self.tree.manifest):
+                    case Found(checkpoint=checkpoint):
+                        planned.append(PlannedStage(stage, checkpoint, ""))
+                        parent = checkpoint.uuid
+                    case missed:
+                        planned.append(PlannedStage(stage, None, missed.reason))
+                        parent = None
+        return planned
+
+    def report(self) -> RunReport:
+        """What the summary tells, as far as the run has come."""
+        count, size = self._store.totals() if self._resolved else (0, 0)
+        results = tuple(self._results[name] for name in STAGES if name in self._results)
+        points = [one.checkpoint for one in reversed(results) if one.checkpoint and one.outcome in _SUCCEEDED]
+        return RunReport(
+            base=self._resolved.base if self._resolved else None,
+            results=results,
+            rollback_points=tuple(points),
+            notes=(*self.notes, *self._lockfile.warnings),
+            checkpoint_count=count,
+            checkpoint_bytes=size,
+        )
+
+    def close(self) -> None:
+        """Remove what the run leaves nobody: images that tests made, checkpoints beyond those to be kept."""
+        with contextlib.suppress(EngineError):
+            for image in reversed(self._derived):
+                self.engine.remove_image(image)
+            self._derived.clear()
+            if self._resolved and (removed := self._store.prune(self.settings.keep)):
+                self._note(f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}")
+
+    # The stages
+
+    def _make(self, stage: Stage) -> StageResult:
+        position = STAGES.index(stage.name)
+        ground = self.base().ground
+        if position:
+            before = self.result(STAGES[position - 1])
+            if before.outcome not in _SUCCEEDED:
+                cause = self._first_failure(before)
+                return StageResult(stage.name, stage.command, "skipped", reason=f"{cause.stage} failed")
+            ground = self._grounds[before.stage]
+        try:
+            return self._test(stage, ground) if stage.name == "test" else self._checkpoint(stage, ground)
+        except StagebuildError as error:
+            failure = Failure(stage.name, "engine error" if isinstance(error, EngineError) else "error", str(error))
+            return StageResult(stage.name, stage.command, "error", failure=failure)
+
+    def _checkpoint(self, stage: Stage, ground: Ground) -> StageResult:
+        components = self._components(stage, ground.parent)
+        told = self._told_to_run(stage.name)
+        if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
+            return self._reuse(stage, found, "cached")
+        key = key_of(components)
+        with self._locks.hold(
+            key, f"{stage.name} of {self.settings.project}", lambda holder: self._observer.waiting(stage.name, holder)
+        ):
+            if shared := self._run.result(key, self.tree.manifest.digest):
+                return self._shared(stage, shared)
+            reason = told
+            if not told:
+                match self._store.find(components, self.tree.manifest):
+                    case Found() as found:
+                        return self._reuse(stage, found, "cached")
+                    case missed:
+                        reason = missed.reason
+            decided = self.tree.manifest.digest
+            result = self._run_stage(stage, ground, components, reason)
+            self._run.keep(key, decided, result)
+            return result
+
+    def _run_stage(
+        self, stage: Stage, ground: Ground, components: Mapping[str, object], reason: str
+    ) -> StageResult:
+        self._observer.stage_started(stage, reason)
+        started = time.monotonic()
+        with self._log(stage.name) as log:
+            run = run_to_checkpoint(
+                self._work, stage, ground, components, log.write, lambda done: self._observer.step(stage.name, done)
+            )
+        notes = self._after(stage, run)
+        took = time.monotonic() - started
+        if run.checkpoint is None or run.record is None or run.image is None:
+            return StageResult(
+                stage.name, stage.command, "failed", took, reason, failure=_failure(stage, run, log), log=log.path, notes=notes
+            )
+        self._store.add(run.checkpoint, run.record)
+        self._observer.step(stage.name, "recorded")
+        self._observer.checkpoint_made(run.checkpoint)
+        self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
+        return StageResult(stage.name, stage.command, "ran", took, reason, run.checkpoint, log=log.path, notes=notes)
+
+    def _test(self, stage: Stage, ground: Ground) -> StageResult:
+        self._observer.stage_started(stage, "")
+        started = time.monotonic()
+        notes: tuple[str, ...] = ()
+        with (
+            self._log("test") as log,
+            self._work.sandbox(
+                ground,
+                labels={},
+                network=stage.network,
+                timeout=stage.timeout,
+                step=lambda done: self._observer.step("test", done),
+            ) as (sandbox, upload),
+        ):
+            ended = sandbox.run(
+                stage.command,
+                cwd=WORKING_DIRECTORY,
+                env=self._work.environment(stage.env),
+                timeout=stage.timeout,
+                output=log.write,
+            )
+            self._observer.step("test", "command ended")
+            run = StageRun(ended, upload.sent, upload.surprises)
+            notes = self._take_artifacts(sandbox)
+        notes += self._after(stage, run)
+        took = time.monotonic() - started
+        failed = ended.code != 0 or ended.timed_out
+        return StageResult(
+            stage.name,
+            stage.command,
+            "failed" if failed else "ran",
+            took,
+            failure=_failure(stage, run, log) if failed else None,
+            log=log.path,
+            notes=notes,
+        )
+
+    def _take_artifacts(self, sandbox: Sandbox) -> tuple[str, ...]:
+        notes: list[str] = []
+        for wanted in self.settings.artifacts:
+            path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, wanted))
+            inside = posixpath.relpath(path, WORKING_DIRECTORY) if path.startswith(WORKING_DIRECTORY + "/") else path[1:]
+            try:
+                taken = extract(sandbox.get(path), self._state.artifacts / posixpath.dirname(inside))
+            except FileNotFoundError:
+                notes.append(f"artifact {wanted} was not there after the tests")
+            else:
+                notes.extend(taken.notes)
+        return tuple(notes)
+
+    def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
+        self._grounds[stage.name] = Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)
+        notes: list[str] = []
+        if stage.name == "install" and found.record.version != self.version:
+            notes.append(
+                f"install was made as version {found.record.version or 'unknown'}, the source is now {self.version}"
+            )
+        if outcome == "forced" and (changes := found.record.changes(self.tree.manifest)):
+            notes.append(f"{found.checkpoint} is used as it is, though changed since: {describe_changes(changes)}")
+        return StageResult(
+            stage.name, stage.command, outcome, checkpoint=found.checkpoint, notes=tuple(notes)
+        )
+
+    def _shared(self, stage: Stage, result: StageResult) -> StageResult:
+        """What another process of this run made of a stage."""
+        if result.checkpoint is None:
+            return result
+        if (found := self._store.opened(result.checkpoint)) is None:
+            raise EngineError(f"the image of {result.checkpoint} was removed while the run went on: run again")
+        return self._reuse(stage, found, "cached")
+
+    def _force(self, wanted: str, resolved: ResolvedBase) -> None:
+        stages: tuple[CheckpointStage, ...] = ("install", "build")
+        parts = {name: self._components(self.settings.stages[name], resolved.ground.parent) for name in stages}
+        found = self._store.chosen(wanted, parts)
+        stage = found.checkpoint.stage
+        if stage == "build":
+            install = self.settings.stages["install"]
+            parent = self._store.by_uuid(found.checkpoint.parent)
+            self._results["install"] = StageResult("install", install.command, "cached", checkpoint=parent)
+        self._results[stage] = self._reuse(self.settings.stages[stage], found, "forced")
+
+    # What they need
+
+    def _components(self, stage: Stage, parent: str) -> dict[str, object]:
+        return key_components(
+            stage,
+            parent=parent,
+            project=self.settings.project,
+            engine=self.engine.name,
+            platform=self.engine.platform,
+            user=self.base().ground.image.config.user,
+            secrets=self.settings.secrets,
+            salt=self.settings.salt,
+            version=self.version if stage.name == "build" else "",
+        )
+
+    def _told_to_run(self, name: StageName) -> str:
+        """The option for which a stage runs whatever checkpoints there are, empty where there is none."""
+        rebuild, resume = self.settings.rebuild, self.settings.resume_from
+        order = ("base", *STAGES)
+        if rebuild is not None and rebuild != "base" and order.index(name) >= order.index(_first_of(rebuild)):
+            return "--stagebuild-rebuild"
+        if resume is not None and name not in self._results:
+            return f"--stagebuild-from={resume}"
+        return ""
+
+    def _log(self, stage: StageName) -> StageLog:
+        return StageLog(
+            self._state.path / "logs" / f"{stage}.log",
+            redact=self._work.redactions,
+            on_text=lambda text: self._observer.output(stage, text),
+        )
+
+    def _after(self, stage: Stage, run: StageRun) -> tuple[str, ...]:
+        """Take over what was sent as the source, and say what the user should know."""
+        self._work = replace(self._work, tree=replace(self.tree, manifest=run.sent))
+        notes: list[str] = []
+        if run.surprises:
+            notes.append(
+                f"changed while the run went on: {', '.join(run.surprises[:5])}; {stage.name} used them as they were sent"
+            )
+        if run.left_running:
+            notes.append(f"{stage.name} left running, ended: {', '.join(run.left_running[:5])}")
+        return tuple(notes)
+
+    def _first_failure(self, result: StageResult) -> StageResult:
+        if result.outcome != "skipped":
+            return result
+        return next(one for one in self._results.values() if one.outcome in ("failed", "error"))
+
+    def _note(self, *notes: str) -> None:
+        self.notes.extend(note for note in notes if note and note not in self.notes)
+
+
+def _first_of(rebuild: str) -> str:
+    return "install" if rebuild == "all" else rebuild
+
+
+def _failure(stage: Stage, run: StageRun, log: StageLog) -> Failure:
+    if run.leak is not None:
+        cause = f"the secret {run.leak.name} is in {run.leak.path}"
+        hint = (
+            f"The command wrote it there ({run.leak.form}); a checkpoint would keep it. "
+            "Let the command remove the file, or not write the secret into it."
+        )
+    elif stage.name == "test" and run.exit.code == _NO_TESTS and runs_pytest(stage.command):
+        cause, hint = NO_TESTS_COLLECTED, "The pytest in the container found no tests: check its arguments and testpaths."
+    else:
+        cause, hint = cause_of(run.exit, stage.timeout), hint_for(run.exit, stage)
+    return Failure(stage.name, cause, hint, log.path, log.tail())
+
+

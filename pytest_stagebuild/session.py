@@ -1,0 +1,290 @@
+"""One pytest session's pipeline: opened when it is first needed, shared by fixtures and stage items, summed up once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import uuid as uuids
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pytest
+
+from pytest_stagebuild.checkpoint import Checkpoint
+from pytest_stagebuild.engines import connect
+from pytest_stagebuild.engines.protocol import Engine, PullProgress
+from pytest_stagebuild.errors import StagebuildError, StageFailed
+from pytest_stagebuild.live import LiveView
+from pytest_stagebuild.observer import Observer, Silent
+from pytest_stagebuild.options import Settings, command_line, load_settings
+from pytest_stagebuild.pipeline import Pipeline
+from pytest_stagebuild.runs import RunFolder
+from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.stage import (
+    STAGES,
+    BaseImage,
+    Outcome,
+    RunReport,
+    Stage,
+    StageName,
+    StageResult,
+    result_from_json,
+    result_to_json,
+)
+from pytest_stagebuild.state import cache_folder
+from pytest_stagebuild.terminal import resume_arguments, summary
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.image import Image
+
+_TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "error", "failed")
+"""Outcomes by how much they tell: of what several workers say about a stage, the last of these is shown."""
+
+
+class StagebuildSession:
+    """What fixtures and stage items of one pytest process share."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self._live: LiveView | None = None
+        self._opened: Pipeline | None = None
+        self._why_engine = ""
+        self._heard: list[RunReport] = []
+        self._report: RunReport | None = None
+        self._old_sigterm: Any = None
+        self._failure_shown = False
+        self.run_id: str = self._worker["testrunuid"] if self._worker else uuids.uuid4().hex
+
+    @cached_property
+    def settings(self) -> Settings:
+        return load_settings(
+            command_line(self._config.option),
+            default_source=self._config.rootpath,
+            environ=os.environ,
+            invocation_dir=self._config.invocation_params.dir,
+        )
+
+    @cached_property
+    def tree(self) -> SourceTree:
+        return SourceTree.read(self.settings.source)
+
+    @cached_property
+    def engine(self) -> Engine:
+        factories = {
+            name: factory
+            for registered in self._config.hook.pytest_stagebuild_engines(config=self._config)
+            for name, factory in registered.items()
+        }
+        engine, self._why_engine = connect(self.settings.engine, factories=factories)
+        return engine
+
+    @property
+    def why_engine(self) -> str:
+        """Why this engine was chosen."""
+        return self._why_engine
+
+    @property
+    def pipeline(self) -> Pipeline:
+        if self._opened is None:
+            # Everything that a user can get wrong comes before the engine is asked to do anything.
+            settings, tree = self.settings, self.tree
+            self._catch_sigterm()
+            self._opened = Pipeline(settings, self.engine, tree, os.environ, self._observer(), self.run_id)
+        return self._opened
+
+    def image(self, name: Literal["base", "install", "build"]) -> Image:
+        """What a fixture gives. A failure becomes an error of the test in one line; the summary tells the rest."""
+        try:
+            with self.uncaptured():
+                return self.pipeline.image(name)
+        except StageFailed as failed:
+            failure = failed.result.failure
+            cause = failure.cause if failure else "failed"
+            pytest.fail(f"stage {failed.result.stage} failed ({cause}): see the stagebuild summary", pytrace=False)
+        except StagebuildError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    @contextlib.contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Let what is written here be seen while a test or a stage runs."""
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture and not self._worker else contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                if self._live:
+                    self._live.stop()
+
+    def failure_shown(self) -> None:
+        """The failed stage's output has been shown among pytest's failures; the summary need not repeat it."""
+        self._failure_shown = True
+
+    def hear(self, told: str, run_id: str) -> None:
+        """Take over what a worker of this run reports at its end."""
+        self.run_id = run_id
+        self._heard.append(_report_from_text(told))
+
+    def finish(self) -> None:
+        """End the run: clean up, and tell the controlling process if this is a worker of pytest-xdist."""
+        if self._opened is not None:
+            self._opened.close()
+            self._report = self._opened.report()
+        if self._worker is not None and self._report is not None:
+            self._config.workeroutput["stagebuild"] = _report_to_text(self._report)  # type: ignore[attr-defined]
+
+    def write_summary(self, reporter: pytest.TerminalReporter) -> None:
+        reports = [*self._heard, *([self._report] if self._report else [])]
+        if not reports or self._config.option.stagebuild_plan:
+            return
+        report = _merged(reports)
+        if report.base is None and not report.notes:
+            return
+        reporter.section("stagebuild", sep="=")
+        arguments = resume_arguments([str(argument) for argument in self._config.invocation_params.args])
+        for line in summary(report, arguments, show_output=not self._failure_shown):
+            markup = {"good": {"green": True}, "bad": {"red": True}, "warning": {"yellow": True}, "plain": {}}
+            reporter.write_line(line.text, **markup[line.markup])
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.engine.close()
+            self._opened = None
+        if self._worker is None:
+            RunFolder(cache_folder() / "runs", self.run_id).remove()
+        if self._old_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._old_sigterm)
+
+    def _observer(self) -> Observer:
+        observers: list[Observer] = [_Hooks(self._config)]
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self._worker is None:
+            verbosity = self._config.get_verbosity()
+            stream = verbosity > 0 or self._config.option.capture == "no"
+            self._live = LiveView(reporter, stream=stream, quiet=verbosity < 0)
+            observers.append(self._live)
+        return _All(observers)
+
+    def _catch_sigterm(self) -> None:
+        """Let SIGTERM end a run as Ctrl-C does: Python's default ends the process without any clean-up."""
+        if self._worker is None and threading.current_thread() is threading.main_thread() and sys.platform != "win32":
+            self._old_sigterm = signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"signal {number}")
+
+
+def _merged(reports: list[RunReport]) -> RunReport:
+    """One report of what several processes of a run did."""
+    if len(reports) == 1:
+        return reports[0]
+    best: dict[StageName, StageResult] = {}
+    for result in (result for report in reports for result in report.results):
+        known = best.get(result.stage)
+        if known is None or _TELLING.index(result.outcome) > _TELLING.index(known.outcome):
+            best[result.stage] = result
+    results = tuple(best[name] for name in STAGES if name in best)
+    points = {point.uuid: point for report in reports for point in report.rollback_points}
+    notes = {note: None for report in reports for note in report.notes}
+    largest = max(reports, key=lambda report: report.checkpoint_count)
+    return replace(
+        largest,
+        base=next((report.base for report in reports if report.base), None),
+        results=results,
+        rollback_points=tuple(sorted(points.values(), key=lambda point: STAGES.index(point.stage), reverse=True)),
+        notes=tuple(notes),
+    )
+
+
+def _report_to_text(report: RunReport) -> str:
+    import json
+
+    return json.dumps(
+        {
+            "base": asdict(report.base) if report.base else None,
+            "results": [result_to_json(result) for result in report.results],
+            "points": [point.to_json() for point in report.rollback_points],
+            "notes": list(report.notes),
+            "count": report.checkpoint_count,
+            "bytes": report.checkpoint_bytes,
+        }
+    )
+
+
+def _report_from_text(text: str) -> RunReport:
+    import json
+
+    told = json.loads(text)
+    return RunReport(
+        base=BaseImage(**told["base"]) if told["base"] else None,
+        results=tuple(result_from_json(result) for result in told["results"]),
+        rollback_points=tuple(Checkpoint.from_json(point) for point in told["points"]),
+        notes=tuple(told["notes"]),
+        checkpoint_count=told["count"],
+        checkpoint_bytes=told["bytes"],
+    )
+
+
+class _Hooks(Silent):
+    """Passes on what happens to whoever implements the hooks."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def stage_started(self, stage: Stage, reason: str) -> None:
+        self._config.hook.pytest_stagebuild_stage_start(config=self._config, stage=stage, reason=reason)
+
+    def step(self, stage: StageName, done: str) -> None:
+        self._config.hook.pytest_stagebuild_step(config=self._config, stage=stage, step=done)
+
+    def stage_finished(self, result: StageResult) -> None:
+        self._config.hook.pytest_stagebuild_stage_finish(config=self._config, result=result)
+
+    def checkpoint_made(self, checkpoint: Checkpoint) -> None:
+        self._config.hook.pytest_stagebuild_checkpoint(config=self._config, checkpoint=checkpoint)
+
+
+class _All:
+    """Tells several observers, in their order."""
+
+    def __init__(self, observers: list[Observer]) -> None:
+        self._observers = observers
+
+    def pulling(self, progress: PullProgress) -> None:
+        for one in self._observers:
+            one.pulling(progress)
+
+    def base_ready(self, base: BaseImage) -> None:
+        for one in self._observers:
+            one.base_ready(base)
+
+    def waiting(self, stage: StageName, holder: str) -> None:
+        for one in self._observers:
+            one.waiting(stage, holder)
+
+    def stage_started(self, stage: Stage, reason: str) -> None:
+        for one in self._observers:
+            one.stage_started(stage, reason)
+
+    def step(self, stage: StageName, done: str) -> None:
+        for one in self._observers:
+            one.step(stage, done)
+
+    def output(self, stage: StageName, text: str) -> None:
+        for one in self._observers:
+            one.output(stage, text)
+
+    def stage_finished(self, result: StageResult) -> None:
+        for one in self._observers:
+            one.stage_finished(result)
+
+    def checkpoint_made(self, checkpoint: Checkpoint) -> None:
+        for one in self._observers:
+            one.checkpoint_made(checkpoint)

@@ -1,0 +1,191 @@
+"""A run with ``--stagebuild-source``: what is collected, what is passed inside, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import cached_property
+
+import pytest
+
+from pytest_stagebuild.errors import StagebuildError
+from pytest_stagebuild.host_tests import find_host_tests
+from pytest_stagebuild.items import WORD, StageItem, make_items, run_item
+from pytest_stagebuild.pipeline import NO_TESTS_COLLECTED
+from pytest_stagebuild.selection import Arguments, classify, inner_addopts, inner_options, reset, runs_pytest
+from pytest_stagebuild.session import StagebuildSession
+from pytest_stagebuild.stage import STAGES, StageName, StageResult
+from pytest_stagebuild.terminal import header, plan
+
+_NO_TESTS: int = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+class StagedRun:
+    """The plugin object of such a run; registered only for one."""
+
+    def __init__(self, config: pytest.Config, stagebuild: StagebuildSession, *, undistributed: bool) -> None:
+        self._config = config
+        self._stagebuild = stagebuild
+        self._undistributed = undistributed
+        self._inner_options = inner_options(config.option)
+        self._items: list[StageItem] = []
+        reset(config.option)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        with _as_usage_error():
+            _ = self._arguments
+            if not self._config.option.collectonly:
+                _ = self._stagebuild.pipeline
+
+    def pytest_report_header(self) -> list[str]:
+        stagebuild = self._stagebuild
+        more = []
+        if self._host_tests:
+            more.append(f"{len(self._host_tests)} host test files run here: {', '.join(self._host_tests[:3])}")
+        if self._undistributed:
+            more.append("a run with --stagebuild-source is not distributed: -n and --dist are without effect")
+        if self._config.option.collectonly:
+            return header(stagebuild.settings, "not asked", "--collect-only", stagebuild.tree.how, more)
+        engine = stagebuild.engine.describe()
+        if stagebuild.pipeline.version:
+            more.append(f"version {stagebuild.pipeline.version}, from git")
+        return header(stagebuild.settings, engine, stagebuild.why_engine, stagebuild.tree.how, more)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        with _as_usage_error():
+            if not self._config.option.collectonly:
+                with self._stagebuild.uncaptured():
+                    self._stagebuild.pipeline.base()
+        host = [] if self._config.option.stagebuild_plan else self._host_arguments
+        session.perform_collect(host)
+        return True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        yield
+        # After every other plugin has had its say: none of them deselects, reorders or marks a stage.
+        if not self._config.option.stagebuild_plan:
+            anchor = self._stagebuild.settings.anchor or self._stagebuild.settings.source
+            self._items = make_items(session, anchor, self._stages, self._make)
+            items[:0] = self._items
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        session.testscollected = len(session.items)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if not self._config.option.stagebuild_plan:
+            return None
+        pipeline = self._stagebuild.pipeline
+        with _as_usage_error():
+            lines = plan(pipeline.plan(), pipeline.base().base.reference)
+        if (reporter := self._config.pluginmanager.get_plugin("terminalreporter")) is not None:
+            for line in lines:
+                reporter.write_line(line.text)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if not isinstance(item, StageItem):
+            return None
+        with self._stagebuild.uncaptured():
+            run_item(item)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        word = getattr(report, WORD, None)
+        if word is None:
+            return None
+        category = "error" if report.when == "setup" and report.failed else report.outcome
+        # No letter: the live lines have said so already, and a letter would stand between them.
+        return category, "", word.upper() if word != "CACHED" else word
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._config.option.stagebuild_plan and exitstatus == _NO_TESTS:
+            session.exitstatus = pytest.ExitCode.OK
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._only_no_tests(session):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    @cached_property
+    def _host_tests(self) -> tuple[str, ...]:
+        settings = self._stagebuild.settings
+        return find_host_tests(self._stagebuild.tree.manifest.entries, settings.source, settings.host_tests)
+
+    @cached_property
+    def _arguments(self) -> Arguments:
+        settings = self._stagebuild.settings
+        typed = self._config.args if self._config.args_source is pytest.Config.ArgsSource.ARGS else []
+        arguments = classify(
+            typed,
+            anchor_id=self._anchor_id,
+            rootdir=self._config.rootpath,
+            invocation_dir=self._config.invocation_params.dir,
+            source=settings.source,
+            host_tests=[settings.source / path for path in self._host_tests],
+        )
+        return arguments
+
+    @cached_property
+    def _anchor_id(self) -> str:
+        settings = self._stagebuild.settings
+        anchor = settings.anchor or settings.source
+        try:
+            return anchor.relative_to(self._config.rootpath).as_posix()
+        except ValueError:
+            return str(anchor)
+
+    @property
+    def _host_arguments(self) -> list[str]:
+        arguments = self._arguments
+        if arguments.host or arguments.inner or arguments.stages:
+            return list(arguments.host)
+        return [str(self._stagebuild.settings.source / path) for path in self._host_tests]
+
+    @property
+    def _stages(self) -> tuple[StageName, ...]:
+        arguments = self._arguments
+        if arguments.stages and not arguments.inner:
+            return tuple(name for name in STAGES if name in arguments.stages)
+        if arguments.host and not arguments.inner:
+            return ()
+        return STAGES
+
+    def _make(self, stage: StageName) -> StageResult:
+        pipeline = self._stagebuild.pipeline
+        if stage != "test":
+            result = pipeline.result(stage)
+        else:
+            result = pipeline.test(self._inner_environment())
+        if result.failure:
+            self._stagebuild.failure_shown()
+        return result
+
+    def _inner_environment(self) -> dict[str, str]:
+        stage = self._stagebuild.settings.stages["test"]
+        if not runs_pytest(stage.command):
+            return {}
+        addopts = inner_addopts(
+            stage.env.get("PYTEST_ADDOPTS"), self._inner_options, self._arguments.inner, self._host_tests
+        )
+        return {"PYTEST_ADDOPTS": addopts} if addopts else {}
+
+    def _only_no_tests(self, session: pytest.Session) -> bool:
+        """Whether all that failed is that the inner pytest found no tests."""
+        failed = [item for item in self._items if item.result and item.result.failure]
+        return session.testsfailed == 1 and [
+            item.result.failure.cause for item in failed if item.result and item.result.failure
+        ] == [NO_TESTS_COLLECTED]
+
+
+class _as_usage_error:
+    """Errors that end a run before anything has run: pytest prints them in one line and exits with 4."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StagebuildError):
+            raise pytest.UsageError(str(error)) from None

@@ -1,0 +1,278 @@
+"""The checkpoints that the lockfile and the engine know, and which of them a stage may reuse."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tarfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pytest_stagebuild.checkpoint import LABEL, RECORD_PATH, SCHEMA, Checkpoint, Record, explain, key_of
+from pytest_stagebuild.engines.protocol import Engine, StoredImage
+from pytest_stagebuild.errors import ConfigurationError
+from pytest_stagebuild.lockfile import Index, Lockfile
+from pytest_stagebuild.source.manifest import Changes, Manifest
+from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage
+from pytest_stagebuild.state import StateFolder
+
+_READING_LIFE: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that may be reused, with its record and its image."""
+
+    checkpoint: Checkpoint
+    record: Record
+    image: StoredImage
+
+
+@dataclass(frozen=True)
+class Missed:
+    """No checkpoint may be reused, and why."""
+
+    reason: str
+
+
+class CheckpointStore:
+    """All checkpoints of one project on one engine, as one source tree sees them.
+
+    ``uses`` is a folder of the user's own in which every lockfile marks the checkpoints that it lists, so that pruning
+    in one worktree leaves those of another alone.
+    """
+
+    def __init__(self, engine: Engine, lockfile: Lockfile, state: StateFolder, project: str, uses: Path) -> None:
+        self._engine = engine
+        self._lockfile = lockfile
+        self._state = state
+        self._project = project
+        self._uses = uses
+
+    def find(self, components: Mapping[str, object], manifest: Manifest) -> Found | Missed:
+        """The newest checkpoint under the key of ``components`` whose inputs are as ``manifest`` has them."""
+        key = key_of(components)
+        index = self._lockfile.read()
+        gone, first_change = False, ""
+        for checkpoint in index.under(self._engine.identity, key=key):
+            record = self._state.record(checkpoint.uuid)
+            image = None if record else self._image_of(checkpoint)
+            if record is None and image is not None:
+                record = self._read_record(image, checkpoint.uuid)
+            if record is None:
+                gone = True
+                self._forget(checkpoint)
+            elif changes := record.changes(manifest):
+                first_change = first_change or str(changes)
+            elif image := image or self._image_of(checkpoint):
+                return Found(self._touched(checkpoint), record, image)
+            else:
+                gone = True
+                self._forget(checkpoint)
+        for image in self._engine.images_with({LABEL + "key": key, LABEL + "schema": str(SCHEMA)}):
+            uuid = image.labels.get(LABEL + "uuid", "")
+            if uuid in index.checkpoints or (record := self._read_record(image, uuid)) is None or record.key != key:
+                continue
+            checkpoint = self._adopt(image, record)
+            if changes := record.changes(manifest):
+                first_change = first_change or str(changes)
+            else:
+                return Found(checkpoint, record, image)
+        if gone:
+            return Missed("checkpoint image is gone")
+        return Missed(first_change or self._why_no_key(components, index))
+
+    def _why_no_key(self, components: Mapping[str, object], index: Index) -> str:
+        others = index.under(self._engine.identity, stage=str(components["stage"]))
+        if not others:
+            return "first run"
+        images = index.bases.get(self._engine.identity, {})
+        return explain(components, max(others, key=lambda other: other.used).components, images)
+
+    def chosen(self, wanted: str, components: Mapping[CheckpointStage, Mapping[str, object]]) -> Found:
+        """The checkpoint that ``--stagebuild-from`` names: by UUID, by a prefix of one, or by its name.
+
+        A name means the newest one of this source whose command and environment are those of ``components``.
+        """
+        self._adopt_all()
+        known = self._lockfile.read().under(self._engine.identity)
+        stage_by_name = {name: stage for stage, name in CHECKPOINT_NAMES.items()}
+        if wanted in stage_by_name:
+            stage = stage_by_name[wanted]
+            candidates = [
+                one
+                for one in known
+                if one.stage == stage
+                and all(one.components.get(part) == components[stage][part] for part in ("command", "env", "project"))
+            ]
+        else:
+            candidates = [one for one in known if len(wanted) >= 4 and one.uuid.startswith(wanted.lower())]
+            if len({one.uuid for one in candidates}) > 1:
+                raise ConfigurationError(
+                    f"--stagebuild-from={wanted} means more than one checkpoint: {_listed(candidates)}. Give more of the UUID"
+                )
+        for checkpoint in candidates:
+            image = self._image_of(checkpoint)
+            record = image and (self._state.record(checkpoint.uuid) or self._read_record(image, checkpoint.uuid))
+            if image and record:
+                return Found(self._touched(checkpoint), record, image)
+            self._forget(checkpoint)
+        remaining = self._lockfile.read().under(self._engine.identity)
+        if candidates:
+            raise ConfigurationError(
+                f"--stagebuild-from={wanted}: the image of {candidates[0]} is gone. {_choices(remaining)}"
+            )
+        raise ConfigurationError(f"--stagebuild-from={wanted}: there is no such checkpoint. {_choices(remaining)}")
+
+    def by_uuid(self, uuid: str) -> Checkpoint | None:
+        """The checkpoint of this UUID, or of the only one that begins so."""
+        found = [one for one in self._lockfile.read().under(self._engine.identity) if one.uuid.startswith(uuid)]
+        if not found and len(uuid) == 36:
+            for image in self._engine.images_with({LABEL + "uuid": uuid}):
+                if record := self._read_record(image, uuid):
+                    return self._adopt(image, record)
+        return found[0] if len(found) == 1 else None
+
+    def opened(self, checkpoint: Checkpoint) -> Found | None:
+        """A checkpoint with its record and image, or None where the image is gone."""
+        image = self._image_of(checkpoint)
+        record = image and (self._state.record(checkpoint.uuid) or self._read_record(image, checkpoint.uuid))
+        return Found(checkpoint, record, image) if image and record else None
+
+    def add(self, checkpoint: Checkpoint, record: Record) -> None:
+        """Record a checkpoint that was just made, or found again."""
+        self._state.keep_record(record)
+        self._lockfile.update(lambda index: index.with_checkpoint(checkpoint))
+        self._mark(checkpoint.uuid)
+
+    def totals(self) -> tuple[int, int]:
+        """How many checkpoints of this source there are, and their bytes beyond their parents'."""
+        known = self._lockfile.read().under(self._engine.identity)
+        return len(known), sum(one.size for one in known)
+
+    def prune(self, keep: int) -> list[Checkpoint]:
+        """Remove all but the ``keep`` most recently used checkpoints of each stage; what others build on stays."""
+        removed: list[Checkpoint] = []
+        for stage in ("build", "install"):  # children first: an engine refuses to remove what something is built on
+            known = self._lockfile.read().under(self._engine.identity, stage=stage)
+            ours = [one for one in known if one.project == self._project]
+            for checkpoint in sorted(ours, key=lambda one: one.used, reverse=True)[keep:]:
+                if self._used_elsewhere(checkpoint.uuid) or self._engine.remove_image(checkpoint.image):
+                    self._forget(checkpoint)
+                    removed.append(checkpoint)
+        return removed
+
+    def _image_of(self, checkpoint: Checkpoint) -> StoredImage | None:
+        image = self._engine.find_image(checkpoint.image)
+        labelled = image is not None and image.labels.get(LABEL + "uuid") == checkpoint.uuid
+        return image if labelled and image is not None and image.labels.get(LABEL + "key") == checkpoint.key else None
+
+    def _read_record(self, image: StoredImage, uuid: str) -> Record | None:
+        try:
+            with self._engine.sandbox(image, labels={}, network=False, life=_READING_LIFE) as sandbox:
+                record = Record.from_bytes(read_file(b"".join(sandbox.get(RECORD_PATH))))
+        except (FileNotFoundError, ValueError, tarfile.TarError):
+            return None
+        if record.uuid != uuid or not record.vouches_for(image.layers):
+            return None
+        self._state.keep_record(record)
+        return record
+
+    def _adopt(self, image: StoredImage, record: Record) -> Checkpoint:
+        """Take up a checkpoint that the engine has and the lockfile has not."""
+        checkpoint = Checkpoint(
+            uuid=record.uuid,
+            stage=record.stage,
+            key=record.key,
+            components=record.components,
+            parent=record.parent,
+            engine=self._engine.identity,
+            project=str(record.components.get("project", "")),
+            image=image.id,
+            created=record.created,
+            used=time.time(),
+            size=self._bytes_beyond_parent(image, record.layers),
+        )
+        self.add(checkpoint, record)
+        return checkpoint
+
+    def _bytes_beyond_parent(self, image: StoredImage, layers: tuple[str, ...]) -> int:
+        parents = [one for one in self._lockfile.read().checkpoints.values() if one.engine == self._engine.identity]
+        for one in parents:
+            stored = self._engine.find_image(one.image)
+            if stored is not None and stored.layers == layers:
+                return max(0, image.size - stored.size)
+        return image.size
+
+    def _adopt_all(self) -> None:
+        """Take up every checkpoint of this project, for a lockfile that was lost."""
+        index = self._lockfile.read()
+        if index.under(self._engine.identity):
+            return
+        for image in self._engine.images_with({LABEL + "project": self._project, LABEL + "schema": str(SCHEMA)}):
+            uuid = image.labels.get(LABEL + "uuid", "")
+            if uuid not in index.checkpoints and (record := self._read_record(image, uuid)):
+                self._adopt(image, record)
+
+    def _touched(self, checkpoint: Checkpoint) -> Checkpoint:
+        used = replace(checkpoint, used=time.time())
+        self._lockfile.update(lambda index: index.with_checkpoint(used))
+        return used
+
+    def _forget(self, checkpoint: Checkpoint) -> None:
+        self._lockfile.update(lambda index: index.without([checkpoint.uuid]))
+        self._state.drop_record(checkpoint.uuid)
+        with contextlib.suppress(OSError):
+            (self._uses / checkpoint.uuid / self._mark_name).unlink(missing_ok=True)
+            (self._uses / checkpoint.uuid).rmdir()
+
+    @property
+    def _mark_name(self) -> str:
+        return hashlib.sha256(os.fsencode(self._lockfile.path)).hexdigest()[:16]
+
+    def _mark(self, uuid: str) -> None:
+        with contextlib.suppress(OSError):
+            (self._uses / uuid).mkdir(parents=True, exist_ok=True)
+            (self._uses / uuid / self._mark_name).write_bytes(os.fsencode(self._lockfile.path))
+
+    def _used_elsewhere(self, uuid: str) -> bool:
+        with contextlib.suppress(OSError):
+            for mark in (self._uses / uuid).iterdir():
+                other = Path(os.fsdecode(mark.read_bytes()))
+                if mark.name != self._mark_name and other.exists() and uuid.encode() in other.read_bytes():
+                    return True
+        return False
+
+
+def read_file(archive: bytes) -> bytes:
+    """The content of the only file in a tar. Raises ``ValueError`` where there is none."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            if (file := tar.extractfile(member)) is not None:
+                return file.read()
+    raise ValueError("the archive holds no file")
+
+
+def describe_changes(changes: Changes, limit: int = 5) -> str:
+    """Up to ``limit`` changed paths in words, for a warning."""
+    named = [f"{path} {what}" for path, what in changes]
+    more = f" and {len(named) - limit} more" if len(named) > limit else ""
+    return ", ".join(named[:limit]) + more
+
+
+def _listed(checkpoints: list[Checkpoint]) -> str:
+    return ", ".join(f"{one.name} {one.uuid}" for one in checkpoints)
+
+
+def _choices(checkpoints: list[Checkpoint]) -> str:
+    if not checkpoints:
+        return "There are no checkpoints of this source yet: run without --stagebuild-from, or with --stagebuild-from=base"
+    return f"Those that exist: base, {_listed(checkpoints)}"
+
+
+
