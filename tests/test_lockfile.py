@@ -25,7 +25,9 @@ JSON = st.recursive(
 
 
 def make_checkpoint(uuid: str = "11111111-2222", engine: str = "engine-a", created: float = 1.0) -> Checkpoint:
-    return Checkpoint(uuid, "install", "key", {"stage": "install"}, "base", engine, "project", "sha256:i", created, 2.0, 3)
+    return Checkpoint(
+        uuid, "install", "key", {"stage": "install"}, "base", engine, "project", "sha256:i", created, 2.0, 3
+    )
 
 
 CHECKPOINTS = st.builds(
