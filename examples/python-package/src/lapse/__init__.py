@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from types import TracebackType
+from typing import final
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PART = re.compile(r"\s*(\d+)\s*([dhms])")
@@ -35,6 +36,7 @@ def words(seconds: int) -> str:
     return " ".join(parts) or "0s"
 
 
+@final
 class Stopwatch:
     """Measures what happens in its ``with`` block, in seconds."""
 
