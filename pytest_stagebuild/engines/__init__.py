@@ -1,1 +1,50 @@
+"""Which engine runs the sandboxes: the one that was asked for, or the first that answers."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from pytest_stagebuild.engines.protocol import Engine
+from pytest_stagebuild.errors import ConfigurationError, EngineUnavailable
+
+EngineFactory = Callable[[], Engine]
+"""Connects to an engine, or raises :class:`~pytest_stagebuild.errors.EngineUnavailable`."""
+
+
+def _docker() -> Engine:
+    from pytest_stagebuild.engines.docker import DockerEngine
+
+    return DockerEngine.connect()
+
+
+BUILT_IN: Final[Mapping[str, EngineFactory]] = MappingProxyType({"docker": _docker})
+
+
+def connect(
+    name: str, *, preferred: str | None = None, factories: Mapping[str, EngineFactory] = BUILT_IN
+) -> tuple[Engine, str]:
+    """Connect to the engine ``name``; give it with the reason for the header.
+
+    "auto" means ``preferred`` (the engine that the lockfile knows) if it answers, else the first of ``factories`` that
+    does. Raises :class:`ConfigurationError` for an unknown name and :class:`EngineUnavailable` where none answers.
+    """
+    if name != "auto":
+        if name not in factories:
+            known = ", ".join(["auto", *factories])
+            raise ConfigurationError(f"unknown engine {name!r}. Known: {known}.")
+        return factories[name](), "asked for"
+    order = list(factories)
+    if preferred in factories:
+        order.sort(key=lambda candidate: candidate != preferred)
+    failures: list[EngineUnavailable] = []
+    for candidate in order:
+        try:
+            engine = factories[candidate]()
+        except EngineUnavailable as error:  # noqa: PERF203 - which of them answers is the question
+            failures.append(error)
+        else:
+            why = "holds the lockfile's checkpoints" if candidate == preferred else "answers"
+            return engine, f"auto: {candidate} {why}"
+    raise EngineUnavailable("\n".join(str(failure) for failure in failures) or "there is no engine to choose from.")

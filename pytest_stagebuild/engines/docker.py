@@ -1,0 +1,200 @@
+"""The engine behind a Docker Engine API: Docker, rootless Docker, Docker Desktop, a remote context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, open_connection, words_of
+from pytest_stagebuild.engines.docker_images import PullBytes, is_id, parse_reference, platform_of, stored_image
+from pytest_stagebuild.engines.docker_sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
+from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
+from pytest_stagebuild.engines.protocol import PullProgress, StoredImage
+from pytest_stagebuild.errors import ImageUnavailable
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+
+class DockerEngine:
+    """See :class:`~pytest_stagebuild.engines.protocol.Engine`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        with engine_errors("say what it is"):
+            self._version: Mapping[str, Any] = connection.quick.version()
+
+    @classmethod
+    def connect(cls) -> DockerEngine:
+        """Connect to the first that answers. Raises :class:`EngineUnavailable` where none does."""
+        return cls(open_connection())
+
+    @property
+    def name(self) -> str:
+        components = self._version.get("Components") or ()
+        return "podman" if any(one.get("Name") == "Podman Engine" for one in components) else "docker"
+
+    @cached_property
+    def identity(self) -> str:
+        with engine_errors("say what it is"):
+            info: Mapping[str, Any] = self._connection.quick.info()
+        if self.name == "podman":  # its ID is another one at each call
+            return f"podman:{info.get('DockerRootDir')}:{_machine_of(self._connection.address, info)}"
+        return f"docker:{info.get('ID')}"
+
+    @property
+    def platform(self) -> str:
+        return platform_of(str(self._version.get("Os") or "linux"), str(self._version.get("Arch") or ""))
+
+    def describe(self) -> str:
+        return f"{self.name} {self._version.get('Version')} at {self._connection.address}"
+
+    def find_image(self, reference: str) -> StoredImage | None:
+        from docker.errors import ImageNotFound
+
+        whole = reference if is_id(reference) else str(parse_reference(reference))
+        with engine_errors(f"look for the image {reference}"):
+            try:
+                return stored_image(self._connection.inspect_image(whole))
+            except ImageNotFound:
+                return None
+
+    def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
+        received = PullBytes()
+        for event in self._pull_events(reference):
+            if received.see(event):
+                progress(PullProgress(reference, received.received, received.total))
+        image = self.find_image(reference)
+        if image is None:
+            raise _unavailable(reference, "the pull ended, and the image is not there")
+        return image
+
+    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
+        from docker.errors import ImageNotFound
+
+        api = self._connection.quick
+        images: list[StoredImage] = []
+        with engine_errors("list its images"):
+            filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
+            # all=True: an untagged image that another was made from counts as an intermediate one.
+            for found in api.images(all=True, filters=filters):
+                try:
+                    images.append(stored_image(self._connection.inspect_image(found["Id"])))
+                except ImageNotFound:  # noqa: PERF203 - removed meanwhile
+                    continue
+        return sorted(images, key=lambda image: image.created, reverse=True)
+
+    def remove_image(self, image: str) -> bool:
+        from docker.errors import APIError, ImageNotFound
+
+        api = self._connection.quick
+        with engine_errors(f"remove the image {image}"):
+            try:
+                id_, names = _id_and_names(self._connection.inspect_image(image))
+                # The last name goes with the image, in one step that the engine refuses where something needs it.
+                with _names_put_back(api, id_, names[1:]):
+                    for name in names[1:]:
+                        api.remove_image(name, noprune=True)
+                    api.remove_image(id_, noprune=True)
+            except ImageNotFound:
+                return True
+            except APIError as error:
+                if error.status_code == 409:
+                    return False
+                raise
+        return True
+
+    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
+        return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
+
+    def sweep(self) -> list[str]:
+        from docker.errors import APIError
+
+        api = self._connection.quick
+        here = this_process()
+        swept: list[str] = []
+        with engine_errors("list its containers"):
+            for found in api.containers(all=True, filters={"label": SANDBOX_LABEL}):
+                labels: Mapping[str, str] = found.get("Labels") or {}
+                name = labels[SANDBOX_LABEL]
+                # A container that the user runs on a checkpoint has the labels too, from the image, but not the name.
+                if f"/{name}" not in (found.get("Names") or ()):
+                    continue
+                owner = Process.from_label(labels.get(OWNER_LABEL, ""))
+                if owner is None or not provably_gone(owner, here, start_of):
+                    continue
+                try:
+                    api.remove_container(found["Id"], v=True, force=True)
+                except APIError as error:
+                    if error.status_code not in (404, 409):  # another run sweeps it at this moment
+                        raise
+                else:
+                    swept.append(name)
+        return swept
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _pull_events(self, reference: str) -> Iterator[Mapping[str, Any]]:
+        from docker.credentials.errors import StoreError
+        from docker.errors import APIError, DockerException
+
+        name = parse_reference(reference)
+        api = self._connection.patient
+        no_credentials = ""
+        with engine_errors(f"pull {reference}"):
+            try:
+                try:
+                    events = api.pull(name.repository, name.tag, stream=True, decode=True)
+                except APIError:
+                    raise
+                except (DockerException, StoreError) as error:
+                    # The configured credential helper is missing or fails; a public image needs none.
+                    no_credentials = f" (no credentials: {error})"
+                    events = api.pull(name.repository, name.tag, stream=True, decode=True, auth_config={})
+            except APIError as error:
+                raise _unavailable(reference, words_of(error) + no_credentials) from error
+            for event in events:
+                if "error" in event:
+                    detail = event.get("errorDetail") or {}
+                    raise _unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
+                yield event
+
+
+def _unavailable(reference: str, words: str) -> ImageUnavailable:
+    return ImageUnavailable(
+        f"the image {reference} is not here, and the engine could not pull it: {words}\n"
+        "Check the name, log in to its registry (docker login), or bring it in offline: "
+        f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
+        f"`docker import rootfs.tar {reference}`."
+    )
+
+
+def _machine_of(address: str, info: Mapping[str, Any]) -> str:
+    """The id of the machine that the engine runs on, or its name where it is another than ours."""
+    try:
+        local = address.startswith("unix://")
+        return Path("/etc/machine-id").read_text().strip() if local else str(info.get("Name"))
+    except OSError:
+        return str(info.get("Name"))
+
+
+def _id_and_names(inspection: Mapping[str, Any]) -> tuple[str, list[str]]:
+    return str(inspection["Id"]), [str(tag) for tag in inspection.get("RepoTags") or ()]
+
+
+@contextmanager
+def _names_put_back(api: APIClient, image: str, names: list[str]) -> Iterator[None]:
+    """Give the image its names again when the block raises."""
+    from docker.errors import APIError
+
+    try:
+        yield
+    except APIError:
+        for name in names:
+            reference = parse_reference(name)
+            api.tag(image, reference.repository, reference.tag)
+        raise

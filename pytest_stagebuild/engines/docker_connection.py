@@ -1,0 +1,184 @@
+"""The connection to a Docker Engine API: where it is looked for, and how its failures are put into words."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_stagebuild.errors import EngineError, EngineUnavailable
+
+if TYPE_CHECKING:
+    from docker import APIClient
+    from requests import Response
+
+QUICK: Final = 60
+"""Seconds within which the engine must answer a question."""
+
+PATIENT: Final = 3600
+"""Seconds that a commit or an upload may take: about 7 ms/MB, and the SDK's own 60 s are too short for that
+(https://github.com/docker/docker-py/issues/2266)."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An engine that answered, with a client for questions and one for what takes long."""
+
+    address: str
+    quick: APIClient
+    patient: APIClient
+
+    def stream(self, path: str, body: object) -> Response:
+        """POST ``body`` and give the response with its body unread, which never times out.
+
+        The SDK's ``exec_start(socket=True)`` loses output that arrives together with the response's headers, because it
+        reads past the buffer that they were read through.
+        """
+        url = f"{self.patient.base_url}/v{self.patient.api_version}{path}"
+        response = self.patient.post(url, json=body, stream=True, timeout=None)
+        if response.status_code >= 400:
+            raise EngineError(f"the engine refused: {_message_of(response)}")
+        return response
+
+    def inspect_image(self, image: str) -> Mapping[str, Any]:
+        inspection: Mapping[str, Any] = self.quick.inspect_image(image)  # type: ignore[no-untyped-call]
+        return inspection
+
+    def close(self) -> None:
+        self.quick.close()
+        self.patient.close()
+
+
+def open_connection() -> Connection:
+    """Connect as the docker command would: DOCKER_HOST, else the current context, else the usual sockets.
+
+    Raises :class:`EngineUnavailable`, which lists each address that was tried and how it failed.
+    """
+    from docker import APIClient
+    from docker.errors import DockerException
+
+    failures: list[str] = []
+    for address, arguments in _candidates(failures):
+        try:
+            quick = APIClient(timeout=QUICK, **arguments)
+            patient = APIClient(timeout=PATIENT, version=quick.api_version, **arguments)
+        except (DockerException, OSError, ValueError) as error:  # noqa: PERF203 - a failed address is what is looped over
+            failures.append(f"{address}: {_why(error)}")
+        else:
+            return Connection(address, quick, patient)
+    tried = "\n".join(f"  {failure}" for failure in failures)
+    raise EngineUnavailable(
+        f"no Docker engine answers. Tried:\n{tried}\n"
+        "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs. Where permission was "
+        "denied, add yourself to the group of the socket (usermod -aG docker NAME) and log in again."
+    )
+
+
+@contextmanager
+def engine_errors(doing: str) -> Iterator[None]:
+    """Turn whatever the SDK raises into an :class:`EngineError` that says what could not be done and why."""
+    from docker.errors import DockerException
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (DockerException, RequestException, HTTPError) as error:
+        raise EngineError(f"the engine could not {doing}: {words_of(error)}") from error
+
+
+def words_of(error: BaseException) -> str:
+    """The engine's own words for a failure, or what became of the connection to it."""
+    from docker.errors import APIError
+
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation).strip()
+    if isinstance(error, APIError):
+        return str(error)
+    return f"{_why(error)}. Check that the engine still runs, then run again."
+
+
+def interrupter(response: Response) -> socket.socket | None:
+    """The response's own socket, whose ``shutdown`` wakes a thread that is reading the response.
+
+    None where the transport is not a socket (ssh).
+    """
+    try:
+        return socket.socket(fileno=os.dup(response.raw.fileno()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _candidates(failures: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each address to try, with the arguments of its client."""
+    from docker.constants import DEFAULT_UNIX_SOCKET
+    from docker.context import ContextAPI
+    from docker.errors import DockerException
+    from docker.utils import kwargs_from_env
+
+    try:
+        configured: dict[str, Any] = {**kwargs_from_env()}
+        source = "DOCKER_HOST"
+        if "base_url" not in configured:
+            configured = {**ContextAPI.kwargs_from_context(), **configured}
+            source = "the current docker context"
+    except (DockerException, OSError, ValueError) as error:
+        failures.append(f"the docker command's configuration: {error}")
+        return
+    default = DEFAULT_UNIX_SOCKET.replace("http+unix://", "unix://")
+    address = str(configured.get("base_url") or default).replace("http+unix://", "unix://")
+    if address not in (default, default.replace("unix:///", "unix://")):
+        yield f"{address} (from {source})", configured
+        return
+    yield address, configured
+    # Rootless Docker and Docker Desktop where nobody has made their socket the context.
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    for folder in ([Path(runtime)] if runtime else []) + [Path.home() / ".docker/run"]:
+        url = f"unix://{folder / 'docker.sock'}"
+        yield url, {"base_url": url}
+
+
+def _why(error: BaseException) -> str:
+    """How a connection failed, in few words."""
+    from requests.exceptions import Timeout
+    from urllib3.exceptions import ProtocolError
+
+    causes = list(_causes(error))
+    for cause in causes:
+        match cause:
+            case FileNotFoundError():
+                return "absent (no such socket)"
+            case ConnectionRefusedError():
+                return "refused (nothing listens there)"
+            case PermissionError():
+                return "permission denied"
+            case socket.gaierror():
+                return f"unknown host ({cause.strerror})"
+            case Timeout() | TimeoutError():
+                return "no answer in time"
+            case ConnectionResetError() | BrokenPipeError() | ProtocolError() if cause is causes[-1]:
+                return f"the connection broke off ({cause})"
+    return str(causes[-1]) or type(causes[-1]).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from: as its cause, its context or, in requests' way, its argument."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+
+
+def _message_of(response: Response) -> str:
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason}"

@@ -1,0 +1,183 @@
+"""One command inside a running container: its output as it comes, and its end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, interrupter, words_of
+from pytest_stagebuild.engines.protocol import OutputSink, Stream
+from pytest_stagebuild.errors import EngineError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_POLL: Final = 0.5
+"""Seconds between two questions after a command whose output is still open: something that it left may hold it."""
+
+_QUIET: Final = 0.3
+_DRAIN: Final = 5.0
+"""Once a command has ended, its output is over after this many seconds without any, or this many in all: what it
+left running may go on writing for ever."""
+
+_PIECE: Final = 1 << 20
+_HEAD: Final = 1000
+
+_FAILED_TO_START: Final = (b"OCI runtime exec failed", b"unable to find user", b"unable to find group")
+"""How the engine's own words start where it puts them into the command's output, with the exit code 126 or 127."""
+
+
+class Execution:
+    """A command that runs. Nothing is delivered to its sink any more once the ``with`` block has ended."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        container: str,
+        argv: Sequence[str],
+        *,
+        output: OutputSink,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str = "",
+    ) -> None:
+        self._connection = connection
+        self._output = output
+        self._delivery = threading.Lock()
+        self._closed = False
+        self._delivering_since: float | None = None
+        self._last_output = 0.0
+        self._first_output = b""
+        self._problem: BaseException | None = None
+        self._over = threading.Event()
+        with engine_errors("start a command"):
+            environment = [f"{name}={value}" for name, value in (env or {}).items()]
+            self._id: str = connection.quick.exec_create(
+                container, list(argv), environment=environment, workdir=cwd, user=user
+            )["Id"]
+            self._response = connection.stream(f"/exec/{self._id}/start", {"Detach": False, "Tty": False})
+        self._interrupter = interrupter(self._response)
+        self._reader = threading.Thread(target=self._read, name="stagebuild-output", daemon=True)
+        self._reader.start()
+
+    def wait(self, timeout: float | None) -> int | None:
+        """The exit code, after all output has been delivered; None when ``timeout`` seconds have passed before."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.005
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            self._over.wait(_POLL if left is None else max(0.0, min(_POLL, left)))
+            self._raise_problem()
+            with engine_errors("say how the command ended"):
+                state = self._connection.quick.exec_inspect(self._id)
+            if not state["Running"]:
+                if state["ExitCode"] is None:
+                    raise EngineError("the engine lost the command: it neither runs nor has an exit code. Run again.")
+                self.drain()
+                self._raise_problem()
+                return self._checked(int(state["ExitCode"]))
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+            if self._over.is_set():
+                # It has closed its output and goes on, or the engine has not yet seen it end.
+                time.sleep(pause)
+                pause = min(pause * 2, _POLL)
+
+    def drain(self) -> None:
+        """Wait until what the ended command has written is delivered."""
+        end = time.monotonic() + _DRAIN
+        quiet_from = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            if self._delivering_since is not None:
+                # The sink is slow, the engine is not: that time does not count.
+                end += 0.02
+                quiet_from = now
+            elif now > end or now - max(quiet_from, self._last_output) > _QUIET:
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._delivery:
+            self._closed = True
+        if self._interrupter is not None:
+            with suppress(OSError):  # the other side was faster
+                self._interrupter.shutdown(socket.SHUT_RDWR)
+            self._interrupter.close()
+            self._reader.join(timeout=5)
+        self._response.close()
+
+    def _read(self) -> None:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            for stream, piece in frames(self._response.raw.read):
+                with self._delivery:
+                    if self._closed:
+                        return
+                    if len(self._first_output) < _HEAD:
+                        self._first_output += piece[:_HEAD]
+                    self._delivering_since = time.monotonic()
+                    self._output(stream, piece)
+                    self._delivering_since = None
+                    self._last_output = time.monotonic()
+        except (HTTPError, OSError, ValueError, AttributeError) as error:
+            # Closing a response that is being read ends in any of these.
+            if self._delivering_since is not None:
+                self._problem = error
+            elif not self._closed:
+                self._problem = EngineError(f"the engine broke off the command's output: {words_of(error)}")
+        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
+            self._problem = error
+        finally:
+            self._over.set()
+
+    def _raise_problem(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+
+    def _checked(self, code: int) -> int:
+        if code in (126, 127) and self._first_output.startswith(_FAILED_TO_START):
+            words = self._first_output.decode(errors="replace").strip()
+            raise EngineError(f"the engine could not start the command: {words}. Mend that, then run again.")
+        return code
+
+
+def output_of(connection: Connection, container: str, argv: Sequence[str], *, timeout: float) -> bytes:
+    """What a short command prints when root runs it. Raises :class:`EngineError` unless it succeeds in time."""
+    pieces: list[bytes] = []
+    with Execution(connection, container, argv, output=lambda _, piece: pieces.append(piece), user="0:0") as execution:
+        code = execution.wait(timeout)
+    if code != 0:
+        ending = f"failed with exit code {code}" if code is not None else f"did not end within {timeout:.0f} s"
+        words = b"".join(pieces).decode(errors="replace")[-500:].strip()
+        raise EngineError(f"a command of ours in the sandbox {ending}: {words}. Run again.")
+    return b"".join(pieces)
+
+
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[Stream, bytes]]:
+    """Part the engine's stream, of which ``read`` gives as many bytes as asked for unless it ends, into pieces.
+
+    The format: https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach.
+    Stream 3, where the daemon itself speaks, counts as stderr. Raises ``ValueError`` for a stream that ends in a frame.
+    """
+    while header := read(8):
+        if len(header) < 8:
+            raise ValueError("the stream ends in the middle of a frame")
+        stream: Stream = "stderr" if header[0] in (2, 3) else "stdout"
+        left = int.from_bytes(header[4:], "big")
+        while left:
+            piece = read(min(left, _PIECE))
+            if not piece:
+                raise ValueError("the stream ends in the middle of a frame")
+            left -= len(piece)
+            yield stream, piece

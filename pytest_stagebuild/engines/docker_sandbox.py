@@ -1,0 +1,349 @@
+"""A sandbox on a Docker Engine API: a container that ends with us, and what is done in and with it."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pytest_stagebuild.engines import keeper
+from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, words_of
+from pytest_stagebuild.engines.docker_exec import Execution, output_of
+from pytest_stagebuild.engines.docker_images import Reference, committed_config, parse_reference, stored_image
+from pytest_stagebuild.engines.owner import this_process
+from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
+from pytest_stagebuild.engines.tar_stream import IterableFile
+from pytest_stagebuild.engines.users import resolve_user
+from pytest_stagebuild.errors import EngineError, ImageUnavailable
+
+if TYPE_CHECKING:
+    from requests import Response
+    from typing_extensions import Self
+
+SANDBOX_LABEL: Final = "pytest-stagebuild.sandbox"
+OWNER_LABEL: Final = "pytest-stagebuild.owner"
+
+_KILL_WITHIN: Final = 4.0
+"""Seconds for ending processes one by one, before the whole container is killed."""
+
+_COMMIT_LOOKUP: Final = 30.0
+"""Seconds to look for an image whose commit was not answered: the engine goes on with it all the same."""
+
+_COMMIT_LOCK: Final = threading.Lock()
+
+
+class DockerSandbox:
+    """See :class:`~pytest_stagebuild.engines.protocol.Sandbox`."""
+
+    def __init__(
+        self, connection: Connection, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float
+    ) -> None:
+        from docker.errors import ImageNotFound
+        from docker.types import LogConfig
+
+        self.name = f"stagebuild-{keeper.new_token()[:16]}"
+        self._connection = connection
+        self._image = image
+        self._owner: Owner | None = None
+        self._switch: Response | None = None
+        self._kills_seen = 0
+        api = connection.quick
+        with engine_errors("create a container"):
+            base: dict[str, Any] = connection.inspect_image(image.id)["Config"] or {}
+            self._base_config = base
+            try:
+                api.create_container(
+                    image.id,
+                    name=self.name,
+                    entrypoint=keeper.keeper_command(life),
+                    labels={**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
+                    stdin_open=True,
+                    use_config_proxy=False,
+                    # A health check would count as left running, and run between the user's commands.
+                    healthcheck={"test": ["NONE"]} if base.get("Healthcheck") else None,
+                    host_config=api.create_host_config(
+                        auto_remove=True,
+                        init=False,  # or a daemon with "init": true makes our shell a process that can be killed
+                        network_mode=None if network else "none",
+                        log_config=LogConfig(type=LogConfig.types.NONE),
+                    ),
+                )
+            except ImageNotFound as error:
+                raise ImageUnavailable(f"the image {image.id} is gone: {words_of(error)}. Run again.") from error
+
+    @property
+    def owner(self) -> Owner:
+        if self._owner is None:
+            user = self._image.config.user
+            files = [self._text_of(path) if user else "" for path in ("/etc/passwd", "/etc/group")]
+            self._owner = resolve_user(user, *files)
+        return self._owner
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        ours: list[BaseException] = []
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                yield from archive
+            except BaseException as error:
+                ours.append(error)
+                raise
+
+        try:
+            with engine_errors("take the files"):
+                self._connection.patient.put_archive(self.name, "/", pieces())
+        except Exception:
+            if ours:  # an error of the archive is none of the engine
+                raise ours[0] from None
+            raise
+
+    def get(self, path: str) -> Iterator[bytes]:
+        from docker.errors import APIError, NotFound
+
+        with engine_errors(f"give {path}"):
+            try:
+                pieces, _ = self._connection.patient.get_archive(self.name, path)
+            except APIError as error:
+                words = words_of(error).lower()
+                absent = isinstance(error, NotFound) and "no such container" not in words
+                if absent or "not a directory" in words:
+                    raise FileNotFoundError(f"no such path in the sandbox: {path}") from None
+                raise
+        return _guarded(pieces, f"give {path}")
+
+    def start(self) -> None:
+        with engine_errors("start a container"):
+            self._switch = self._connection.stream(f"/containers/{self.name}/attach?stdin=1&stream=1", None)
+            try:
+                self._connection.quick.start(self.name)
+            except Exception as error:
+                if "/bin/sh" in words_of(error):
+                    raise EngineError(
+                        f"the image has no /bin/sh, which every stage needs ({words_of(error)}). Take another image."
+                    ) from error
+                raise
+
+    def run(
+        self,
+        command: str,
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        timeout: float | None,
+        output: OutputSink,
+        user: Literal["image", "root"] = "image",
+    ) -> CommandExit:
+        started = time.monotonic()
+        execution = Execution(
+            self._connection,
+            self.name,
+            ["/bin/sh", "-c", command],
+            cwd=cwd,
+            env=env,
+            user="0:0" if user == "root" else self._image.config.user,
+            output=output,
+        )
+        with execution:
+            code = execution.wait(timeout)
+            if code is None:
+                self._end_at_any_price()
+                execution.drain()
+        duration = time.monotonic() - started
+        if code is None:
+            return CommandExit(137, duration, timed_out=True)
+        return CommandExit(code, duration, out_of_memory=code != 0 and self._killed_for_memory())
+
+    def end_processes(self) -> list[str]:
+        ended = dict.fromkeys(self._processes(end=False))
+        deadline = time.monotonic() + _KILL_WITHIN
+        running = list(ended)
+        while running:
+            if time.monotonic() > deadline:
+                raise EngineError(f"could not end what the command left running: {', '.join(running)}. Run again.")
+            running = self._processes(end=True)
+            ended.update(dict.fromkeys(running))
+        return list(ended)
+
+    def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        with engine_errors("list the changed files"):
+            differences = self._connection.patient.diff(self.name) or []
+            changed = {str(one["Path"]) for one in differences if one["Kind"] != 2}
+            exported = self._connection.patient.export(self.name)
+        pieces = _guarded(exported, "export the files")
+        try:
+            with tarfile.open(fileobj=IterableFile(pieces), mode="r|", bufsize=1 << 20) as archive:
+                for member in archive:
+                    path = "/" + member.name.removeprefix("./").strip("/")
+                    if (member.isreg() or member.issym() or member.islnk()) and _as_json_has_it(path) in changed:
+                        yield path, _content(archive, member)
+        except tarfile.TarError as error:
+            raise EngineError(f"the engine exported a broken archive: {error}. Run again.") from error
+        finally:
+            exported.close()
+
+    def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
+        with _COMMIT_LOCK:
+            for pause in (0.2, 0.4, 0.8):
+                try:
+                    return self._commit(reference, labels)
+                except EngineError as error:  # noqa: PERF203 - it is what is tried again
+                    # https://github.com/moby/moby/issues/44450
+                    if not ("already exists" in str(error) and "view" in str(error)):
+                        raise
+                    time.sleep(pause)
+            return self._commit(reference, labels)
+
+    def remove(self) -> None:
+        from docker.errors import APIError, NotFound
+
+        deadline = time.monotonic() + 30
+        try:
+            with engine_errors(f"remove the container {self.name}"):
+                while True:
+                    try:
+                        self._connection.quick.remove_container(self.name, v=True, force=True)
+                    except NotFound:  # noqa: PERF203 - it is what is tried again
+                        return
+                    except APIError as error:
+                        # Its end removes it too (auto_remove), and the engine refuses to do both at once.
+                        if "in progress" not in words_of(error) or time.monotonic() > deadline:
+                            raise
+                        time.sleep(0.02)
+                    else:
+                        return
+        finally:
+            if self._switch is not None:
+                self._switch.close()
+                self._switch = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.remove()
+        except EngineError:
+            if error is None:
+                raise
+
+    def _text_of(self, path: str) -> str:
+        """A text file of the image, "" where there is none. A link is followed, inside the image."""
+        from docker.errors import NotFound
+
+        with engine_errors(f"give {path}"):
+            try:
+                pieces, stat = self._connection.quick.get_archive(self.name, path)
+                if target := (stat or {}).get("linkTarget"):
+                    pieces, _ = self._connection.quick.get_archive(self.name, target)
+            except NotFound:
+                return ""
+            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+                member = archive.next()
+                file = archive.extractfile(member) if member and member.isreg() else None
+                return file.read().decode(errors="replace") if file else ""
+
+    def _processes(self, *, end: bool) -> list[str]:
+        token = keeper.new_token()
+        command = keeper.list_command(token, end=end)
+        return keeper.leftovers(output_of(self._connection, self.name, command, timeout=_KILL_WITHIN), token)
+
+    def _end_at_any_price(self) -> None:
+        from docker.errors import DockerException
+        from requests import RequestException
+
+        try:
+            self.end_processes()
+        except EngineError:
+            try:
+                self._connection.quick.kill(self.name)
+            except (DockerException, RequestException) as error:
+                raise EngineError(f"the engine could not end the command: {words_of(error)}. Run again.") from error
+
+    def _killed_for_memory(self) -> bool:
+        try:
+            shell = ["/bin/sh", "-c", keeper.OUT_OF_MEMORY_KILLS]
+            counts = output_of(self._connection, self.name, shell, timeout=10).split()
+        except EngineError as error:
+            if self._runs():
+                return False
+            raise EngineError("the sandbox ended while the command ran in it. Run again.") from error
+        kills = max((int(count) for count in counts if count.isdigit()), default=0)
+        new = kills > self._kills_seen
+        self._kills_seen = kills
+        return new
+
+    def _runs(self) -> bool:
+        from docker.errors import DockerException
+        from requests import RequestException
+
+        try:
+            return bool(self._connection.quick.inspect_container(self.name)["State"]["Running"])
+        except (DockerException, RequestException):
+            return False
+
+    def _commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
+        from docker.errors import APIError
+        from requests import RequestException
+
+        name = parse_reference(reference)
+        try:
+            with engine_errors("commit the container"):
+                conf = committed_config(self._base_config)
+                made = self._connection.patient.commit(self.name, name.repository, name.tag, conf=conf)
+                return stored_image(self._connection.inspect_image(made["Id"]))
+        except EngineError as error:
+            if "max depth exceeded" in str(error):
+                raise EngineError(
+                    f"{error}. An image can have 125 layers: take a base image with fewer, for example one squashed by "
+                    "`docker export` and `docker import`."
+                ) from error
+            unanswered = isinstance(error.__cause__, RequestException) and not isinstance(error.__cause__, APIError)
+            if unanswered and (found := self._late_commit(name, {**labels, SANDBOX_LABEL: self.name})):
+                return found
+            raise
+
+    def _late_commit(self, name: Reference, labels: Mapping[str, str]) -> StoredImage | None:
+        """The image of a commit that was not answered, once the engine has it."""
+        from docker.errors import DockerException
+        from requests import RequestException
+
+        api = self._connection.quick
+        filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
+        deadline = time.monotonic() + _COMMIT_LOOKUP
+        while time.monotonic() < deadline:
+            try:
+                for found in api.images(all=True, filters=filters):
+                    # The engine tags in a step of its own, which may be lost.
+                    api.tag(found["Id"], name.repository, name.tag)
+                    return stored_image(self._connection.inspect_image(found["Id"]))
+                if api.inspect_container(self.name)["State"]["Paused"]:
+                    deadline = time.monotonic() + _COMMIT_LOOKUP  # it is still at it
+            except (DockerException, RequestException):
+                pass  # it may be coming back
+            time.sleep(0.5)
+        return None
+
+
+def _guarded(pieces: Iterable[bytes], doing: str) -> Iterator[bytes]:
+    with engine_errors(doing):
+        yield from pieces
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    if not member.isreg():
+        yield member.linkname.encode("utf-8", "surrogateescape")
+    elif file := archive.extractfile(member):
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+def _as_json_has_it(path: str) -> str:
+    """The path as the engine's list of differences has it: each byte that is not UTF-8 is replaced there."""
+    return re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", path)

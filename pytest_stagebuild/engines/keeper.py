@@ -1,0 +1,90 @@
+"""The shell that keeps a sandbox alive as its PID 1, and the scripts that find and end what else runs there.
+
+All of it is POSIX shell that needs no other program, so that it runs on any image that has a ``/bin/sh``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from typing import Final
+
+MARK: Final = "pytest-stagebuild-keeper"
+"""Stands in the command line of each process that belongs to the keeper."""
+
+# The shell itself is PID 1: signals sent from inside do not reach it, not even SIGKILL
+# (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. It cannot read its
+# standard input meanwhile, so a child does, which is started again when a command's `kill -9 -1` took it along.
+# The end of input means that the process holding the other end is gone: nothing is ever written there.
+# /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
+_KEEPER: Final = f"""
+exec 3<&0 </dev/null >/dev/null 2>&1
+now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
+bounded=yes; timeout 9 /bin/sh -c : || bounded=
+now; end=$((now + $1))
+while now; left=$((end - now)); [ "$left" -gt 0 ]; do
+  set -- /bin/sh -c 'while read -r line; do :; done' {MARK}
+  [ -z "$bounded" ] || set -- timeout "$left" "$@"
+  "$@" <&3 &
+  wait "$!"
+  [ "$?" -gt 128 ] || break
+done
+"""
+
+_LIST: Final = """
+for entry in /proc/[0-9]*; do
+  pid=${entry#/proc/}
+  if [ "$pid" != 1 ] && [ "$pid" != "$$" ] && read -r status <"$entry/stat"; then
+    printf '\\n%s\\n%s\\n' "$1" "$status"
+    cat "$entry/cmdline" || { read -r line <"$entry/cmdline"; printf '%s' "$line"; }
+  fi
+done 2>/dev/null
+:
+"""
+
+# Once more after a moment would need `sleep`: the caller repeats the whole script instead.
+_END: Final = "kill -s KILL -- -1 2>/dev/null\n" + _LIST
+
+OUT_OF_MEMORY_KILLS: Final = """
+for events in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+  [ ! -r "$events" ] || while read -r name count; do
+    [ "$name" != oom_kill ] || echo "$count"
+  done <"$events"
+done
+:
+"""
+"""Prints how many processes of the sandbox the kernel has killed for memory (cgroup version 2, or 1)."""
+
+
+def keeper_command(life: float) -> list[str]:
+    """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds."""
+    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life)))]
+
+
+def list_command(token: str, *, end: bool) -> list[str]:
+    """What lists the processes of a sandbox for :func:`leftovers`, and with ``end`` sends them SIGKILL first."""
+    return ["/bin/sh", "-c", _END if end else _LIST, MARK, token]
+
+
+def new_token() -> str:
+    """A word that no command line contains yet."""
+    return secrets.token_hex(16)
+
+
+def leftovers(listing: bytes, token: str) -> list[str]:
+    """The command lines in what :func:`list_command` printed, but for the keeper's own and those of dead processes.
+
+    A process that has blanked its command line is named as ``ps`` does: ``[name]``.
+    """
+    found = []
+    for part in listing.split(f"\n{token}\n".encode())[1:]:
+        status, _, command_line = part.partition(b"\n")
+        match = re.match(rb"\d+ \((.*)\) (.)", status, re.DOTALL)
+        if match is None or match[2] in b"ZX":
+            continue
+        words = command_line.rstrip(b"\0").replace(b"\0", b" ") or b"[" + match[1] + b"]"
+        text = words.decode(errors="backslashreplace").strip()
+        if MARK not in text:
+            found.append(text)
+    return found
