@@ -103,15 +103,14 @@ class Upload:
                         self._unannounced.remove(above)
                         waiting += self._folder(f"{self.top}/{above}", folders.enter(raw_path(above)))
                 folder = folders.enter(raw.rpartition(b"/")[0])
-                found = None if folder is None else load(folder, raw)
+                found = load(folder, raw) if folder is not None else None
                 entry: Entry | None = None
                 if isinstance(found, Loaded):
                     entry = Entry(found.kind, found.digest)
                     waiting += self._file(path, found)
-                elif isinstance(found, LargeFile):
+                elif folder is not None and isinstance(found, LargeFile):
                     yield bytes(waiting)
                     waiting.clear()
-                    assert folder is not None
                     entry = yield from self._large_file(path, folder, found)
                 if entry is None:
                     self._vanished.append(path)
@@ -132,7 +131,9 @@ class Upload:
         """Send a file that is not held in memory, and again where it changed on the way: the last member counts."""
         raw = raw_path(path)
         for _ in range(ATTEMPTS):
-            yield self._header(f"{self.top}/{path}", tarfile.REGTYPE, _mode(found.kind), found.size, found.mtime)
+            yield self._header(
+                f"{self.top}/{path}", tarfile.REGTYPE, mode=_mode(found.kind), size=found.size, mtime=found.mtime
+            )
             yield from found
             yield _padding(found.size)
             if found.stable:
@@ -150,17 +151,17 @@ class Upload:
     def _file(self, path: str, found: Loaded) -> bytes:
         name = f"{self.top}/{path}"
         if found.kind == "link":
-            return self._header(name, tarfile.SYMTYPE, 0o777, 0, found.mtime, path_of(found.content))
+            return self._header(name, tarfile.SYMTYPE, mode=0o777, mtime=found.mtime, target=path_of(found.content))
         size = len(found.content)
         self.size += size
-        header = self._header(name, tarfile.REGTYPE, _mode(found.kind), size, found.mtime)
+        header = self._header(name, tarfile.REGTYPE, mode=_mode(found.kind), size=size, mtime=found.mtime)
         return b"".join((header, found.content, _padding(size)))
 
     def _folder(self, name: str, handle: int | None) -> bytes:
         mtime = self._now if handle is None else os.fstat(handle).st_mtime_ns // 1_000_000_000
-        return self._header(name, tarfile.DIRTYPE, 0o755, 0, mtime)
+        return self._header(name, tarfile.DIRTYPE, mode=0o755, mtime=mtime)
 
-    def _header(self, name: str, kind: bytes, mode: int, size: int, mtime: int, target: str = "") -> bytes:
+    def _header(self, name: str, kind: bytes, *, mode: int, mtime: int, size: int = 0, target: str = "") -> bytes:
         member = tarfile.TarInfo(name)
         member.type = kind
         member.mode = mode

@@ -59,7 +59,7 @@ def ask(folder: bytes, *, nested: bool = False) -> Listing:
 
     Raises :class:`Refused` where git does not answer, and :class:`SourceError` for a folder that git cannot read.
     """
-    environment = git_environment(os.path.dirname(folder) if nested else None)
+    environment = git_environment(folder.rpartition(b"/")[0] if nested else None)
     calls = (("ls-files", "-z", "--cached"), ("ls-files", "-z", "--others", "--exclude-standard"))
     try:
         running = [
@@ -98,60 +98,15 @@ def _reason(complaint: bytes) -> str:
 
 
 def view(root: bytes, folders: Folders, top: bytes, listing: Listing, found: Found) -> None:
-    """Add what ``listing`` names below ``top`` to ``found``, with the repositories nested in it.
-
-    Git does not speak of sockets and their like; those it does not ignore are looked for, so that they can be named.
-    """
-    wanted: dict[bytes, list[bytes]] = {b"": []}
-    for path in sorted(listing.tracked | listing.untracked):
-        folder, _, name = path.rstrip(b"/").rpartition(b"/")
-        above = folder
-        while above not in wanted:
-            wanted[above] = []
-            above = above.rpartition(b"/")[0]
-        wanted[folder].append(name)
-
-    left_out: Counter[tuple[bytes, str]] = Counter()
-    nested: list[bytes] = []
-    unknown: dict[bytes, What] = {}
-    dropped: tuple[bytes, str] | None = None
-    for folder in sorted(wanted, key=lambda path: path + b"/"):
-        if dropped is not None and (folder + b"/").startswith(dropped[0] + b"/"):
-            left_out[dropped] += sum(join(folder, name) in listing.tracked for name in wanted[folder])
-            continue
-        last = folder.rpartition(b"/")[2]
-        handle = None
-        if last not in LEFT_OUT and (handle := folders.enter(join(top, folder) if folder else top)) is None:
-            continue
-        names = list_folder(handle, join(top, folder)) if handle is not None else {}
-        mark = mark_of(handle, folder, names) if handle is not None else last.decode()
-        if mark is not None:
-            dropped = folder, mark
-            left_out[dropped] += sum(join(folder, name) in listing.tracked for name in wanted[folder])
-            continue
-        for name in wanted[folder]:
-            path = join(folder, name)
-            if name in LEFT_OUT:
-                left_out[path, name.decode()] += path in listing.tracked
-                continue
-            match names.get(name):
-                case "file" | "link":
-                    found.paths.append(join(top, path))
-                case "folder":
-                    nested.append(path)
-                case "FIFO" | "socket" | "device" as what:
-                    found.specials.append((what, join(top, path)))
-        listed = set(wanted[folder])
-        for name in _unlisted(names):
-            if name not in listed and (path := join(folder, name)) not in wanted:
-                unknown[path] = names[name]
-    found.left_out += [(join(top, path), mark, count) for (path, mark), count in left_out.items() if count]
-    _look_for_specials(root, folders, top, unknown, found)
-    for path in nested:
-        _nested(root, folders, join(top, path), found)
+    """Add what ``listing`` names below ``top`` to ``found``, with the repositories nested in it."""
+    repository = _Repository(root, folders, top, listing, found)
+    repository.add_files()
+    repository.add_specials()
+    for path in repository.nested:
+        _add_nested(root, folders, path, found)
 
 
-def _nested(root: bytes, folders: Folders, top: bytes, found: Found) -> None:
+def _add_nested(root: bytes, folders: Folders, top: bytes, found: Found) -> None:
     """Add what is in a submodule or another repository inside the tree."""
     handle = folders.enter(top)
     if handle is None:
@@ -169,21 +124,99 @@ def _nested(root: bytes, folders: Folders, top: bytes, found: Found) -> None:
         view(root, folders, top, listing, found)
 
 
-def _look_for_specials(root: bytes, folders: Folders, top: bytes, unknown: Mapping[bytes, What], found: Found) -> None:
-    """Add the sockets and their like among ``unknown``, and in the folders there, that git does not ignore."""
-    while unknown:
-        ignored = _ignored(join(root, top) if top else root, unknown)
-        deeper: dict[bytes, What] = {}
-        for path, what in unknown.items():
-            if path in ignored:
-                continue
-            if what == "FIFO" or what == "socket" or what == "device":
-                found.specials.append((what, join(top, path)))
-            elif (handle := folders.enter(join(top, path))) is not None:
-                names = list_folder(handle, join(top, path))
-                if mark_of(handle, path, names) is None:
-                    deeper |= {join(path, name): names[name] for name in _unlisted(names)}
-        unknown = deeper
+class _Repository:
+    """One repository's listing, on its way into ``found``; the paths of its listing are relative to ``top``."""
+
+    def __init__(self, root: bytes, folders: Folders, top: bytes, listing: Listing, found: Found) -> None:
+        self._root = root
+        self._folders = folders
+        self._top = top
+        self._tracked = listing.tracked
+        self._found = found
+        self._wanted = _by_folder(listing.tracked | listing.untracked)
+        self._unknown: dict[bytes, What] = {}
+        self.nested: list[bytes] = []
+
+    def add_files(self) -> None:
+        left_out: Counter[tuple[bytes, str]] = Counter()
+        dropped: tuple[bytes, str] | None = None
+        # With the slash, what lies in a folder comes right after it.
+        for folder in sorted(self._wanted, key=lambda path: path + b"/"):
+            wanted = self._wanted[folder]
+            if dropped is None or not folder.startswith(dropped[0] + b"/"):
+                handle = self._folders.enter(self._path(folder))
+                if handle is None:
+                    continue
+                names = list_folder(handle, self._path(folder))
+                last = folder.rpartition(b"/")[2]
+                mark = last.decode() if last in LEFT_OUT else mark_of(handle, folder, names)
+                if mark is None:
+                    self._add_folder(folder, names)
+                    continue
+                dropped = folder, mark
+            left_out[dropped] += sum(join(folder, name) in self._tracked for name in wanted)
+        self._found.left_out += [(self._path(path), mark, count) for (path, mark), count in left_out.items() if count]
+
+    def _add_folder(self, folder: bytes, names: Mapping[bytes, What]) -> None:
+        wanted = self._wanted[folder]
+        found = self._found
+        for name in wanted - LEFT_OUT:
+            path = self._path(join(folder, name))
+            match names.get(name):
+                case "file" | "link":
+                    found.paths.append(path)
+                case "folder":
+                    self.nested.append(path)
+                case "FIFO" | "socket" | "device" as what:
+                    found.specials.append((what, path))
+        for name in _unlisted(names):
+            path = join(folder, name)
+            if name not in wanted and path not in self._wanted:
+                self._unknown[path] = names[name]
+
+    def add_specials(self) -> None:
+        """Add sockets and their like. Git does not speak of them; those that it does not ignore are to be named."""
+        unknown = self._unknown
+        while unknown:
+            ignored = _ignored(join(self._root, self._top), unknown)
+            deeper: dict[bytes, What] = {}
+            for path, what in unknown.items():
+                if path in ignored:
+                    continue
+                match what:
+                    case "folder":
+                        deeper |= self._unlisted_below(path)
+                    case "FIFO" | "socket" | "device":
+                        self._found.specials.append((what, self._path(path)))
+            unknown = deeper
+
+    def _unlisted_below(self, folder: bytes) -> dict[bytes, What]:
+        path = self._path(folder)
+        handle = self._folders.enter(path)
+        if handle is None:
+            return {}
+        names = list_folder(handle, path)
+        if mark_of(handle, path, names) is not None:
+            return {}
+        return {join(folder, name): names[name] for name in _unlisted(names)}
+
+    def _path(self, path: bytes) -> bytes:
+        """A path of the listing as one of the whole tree."""
+        return join(self._top, path) if path else self._top
+
+
+def _by_folder(paths: Iterable[bytes]) -> dict[bytes, set[bytes]]:
+    """The folders of ``paths`` and all folders above them, with the names that are listed there."""
+    folders: dict[bytes, set[bytes]] = {b"": set()}
+    for path in paths:
+        folder, _, name = path.rstrip(b"/").rpartition(b"/")
+        if folder not in folders:
+            above = folder
+            while above not in folders:
+                folders[above] = set()
+                above = above.rpartition(b"/")[0]
+        folders[folder].add(name)
+    return folders
 
 
 def _unlisted(names: Mapping[bytes, What]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Ignore rules: what ``.gitignore``, ``.dockerignore`` and our own list keep out of the source tree, as pure functions."""
+"""Ignore rules: what ``.gitignore``, ``.dockerignore`` and our own list keep out of the tree, as pure functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class GitIgnore:
     def __init__(self, content: bytes) -> None:
         self._rules = tuple(reversed(list(_gitignore_rules(content))))
 
-    def verdict(self, path: str, name: str, is_folder: bool) -> bool | None:
+    def verdict(self, path: str, name: str, *, is_folder: bool) -> bool | None:
         """Whether ``path``, relative to the folder of this file, is ignored; None where no line speaks of it.
 
         ``name`` is the last component of ``path``, which has no slash at its end even for a folder.
@@ -102,7 +102,7 @@ def _without_trailing_spaces(line: str) -> str:
     return line[:end]
 
 
-def _git_pattern(pattern: str, whole: bool) -> _Matcher | None:
+def _git_pattern(pattern: str, *, whole: bool) -> _Matcher | None:
     """What git's wildmatch does with ``pattern``; None for one that can match nothing.
 
     ``pathspec`` lets a pattern match whatever lies below what it names as well. Where ``whole`` is true the match must

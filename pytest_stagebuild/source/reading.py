@@ -121,7 +121,7 @@ class Folders:
         while len(self._open) > depth:
             os.close(self._open.pop()[1])
 
-    def __enter__(self) -> Folders:
+    def __enter__(self) -> Folders:  # noqa: PYI034 -- Self is in typing from Python 3.11 on
         return self
 
     def __exit__(
@@ -180,12 +180,14 @@ def read_text_file(folder: int, path: bytes) -> bytes | None:
 
 
 def special_kind(mode: int) -> SpecialKind:
+    """The word for a mode that is neither a file's, nor a folder's, nor a link's."""
     if stat.S_ISFIFO(mode):
         return "FIFO"
     return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def unreadable(path: bytes, error: OSError) -> SourceError:
+    """The error for a path at which the system refused to read."""
     return SourceError(
         f"cannot read {shown(path_of(path))} in the source: {error.strerror}. "
         "Make it readable for the user who runs pytest, or leave it out by a rule in .gitignore."
@@ -193,6 +195,7 @@ def unreadable(path: bytes, error: OSError) -> SourceError:
 
 
 def kept_changing(path: bytes) -> SourceError:
+    """The error for a file that was never the same before and after it was read."""
     return SourceError(
         f"{shown(path_of(path))} kept changing while it was read, {ATTEMPTS} times. "
         "End what writes to it and run again, or leave it out by a rule in .gitignore."

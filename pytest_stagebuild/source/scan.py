@@ -39,9 +39,10 @@ def scan(root: Path, folders: Folders) -> Scan:
     try:
         listing = git.ask(raw)
         if not listing.tracked:
-            raise Refused("git tracks nothing here")
+            reason = "git tracks nothing here"
     except Refused as refusal:
         reason = str(refusal)
+    if reason:
         walk(folders, b"", found)
     else:
         git.view(raw, folders, b"", listing, found)

@@ -29,6 +29,7 @@ class Found:
 
 
 def join(folder: bytes, name: bytes) -> bytes:
+    """The path of ``name`` in ``folder``, which is empty for the root."""
     return folder + b"/" + name if folder else name
 
 
@@ -120,7 +121,7 @@ def _sort_out(
         what = names[name]
         path = join(level.path, name)
         is_folder = what == "folder"
-        if rules and _ignored_by_git(rules, path, name, is_folder):
+        if rules and _ignored_by_git(rules, path, name, is_folder=is_folder):
             continue
         matched = level.docker
         if matched:
@@ -137,11 +138,11 @@ def _sort_out(
                 found.specials.append((what, path))
 
 
-def _ignored_by_git(rules: tuple[tuple[int, GitIgnore], ...], path: bytes, name: bytes, is_folder: bool) -> bool:
+def _ignored_by_git(rules: tuple[tuple[int, GitIgnore], ...], path: bytes, name: bytes, *, is_folder: bool) -> bool:
     text = path.decode("latin-1")
     last = name.decode("latin-1")
     for start, rule in rules:
-        verdict = rule.verdict(text[start:], last, is_folder)
+        verdict = rule.verdict(text[start:], last, is_folder=is_folder)
         if verdict is not None:
             return verdict
     return False
