@@ -20,7 +20,6 @@ from pytest_stagebuild.project import (
 )
 from pytest_stagebuild.stage import StageName
 
-DEFAULT_IMAGE: Final = "python:3.11-slim"
 TEST_NAMES: Final = ("test", "tests", "testing", "dev")
 """The extras and groups that hold what tests need, the most telling first."""
 

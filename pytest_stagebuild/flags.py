@@ -1,17 +1,19 @@
-"""The options of the command line: what they are called, what they say of themselves, and what was typed."""
+"""The options of the command line: their names, their help texts and the defaults that these name.
+
+It is loaded in every pytest run of everybody who has the plugin installed, and so imports nothing else of the package.
+"""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import pytest
 
-from pytest_stagebuild.detection import DEFAULT_IMAGE
-
 RebuildFrom = Literal["all", "base", "install", "build", "test"]
 """The first stage that is to use no checkpoint; "all" is every one of them, "base" looks the image up anew too."""
+
+DEFAULT_IMAGE: Final = "python:3.11-slim"
 
 DEFAULT_TIMEOUT: Final = 1800.0
 """Seconds that a stage may take."""
@@ -21,31 +23,6 @@ DEFAULT_KEEP: Final = 10
 
 DEFAULT_LOCKFILE: Final = ".stagebuild/stagebuild.lock"
 """Relative to the source."""
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """What was typed: None, False or nothing where an option was not. ``timeout`` is in seconds.
-
-    ``prune`` is "table" where the option was given without a number.
-    """
-
-    source: str | None = None
-    image: str | None = None
-    install_cmd: str | None = None
-    build_cmd: str | None = None
-    test_cmd: str | None = None
-    engine: str | None = None
-    resume_from: str | None = None
-    rebuild: RebuildFrom | None = None
-    plan: bool = False
-    prune: int | Literal["table"] | None = None
-    timeout: float | None = None
-    env: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = ()
-    artifacts: tuple[str, ...] = ()
-    host_tests: tuple[str, ...] = ()
-    lockfile: str | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -118,55 +95,6 @@ def add_options(parser: pytest.Parser) -> None:
         )
     group.addoption(
         "--stagebuild-lockfile", metavar="FILE", help=f"index of checkpoints (default: DIR/{DEFAULT_LOCKFILE})"
-    )
-
-
-def command_line(namespace: argparse.Namespace) -> CommandLine:
-    """What was typed, from a namespace that pytest has parsed."""
-    return CommandLine(
-        source=namespace.stagebuild_source,
-        image=namespace.stagebuild_image,
-        install_cmd=namespace.stagebuild_install_cmd,
-        build_cmd=namespace.stagebuild_build_cmd,
-        test_cmd=namespace.stagebuild_test_cmd,
-        engine=namespace.stagebuild_engine,
-        resume_from=namespace.stagebuild_from,
-        rebuild=namespace.stagebuild_rebuild,
-        plan=namespace.stagebuild_plan,
-        prune=namespace.stagebuild_prune,
-        timeout=namespace.stagebuild_timeout,
-        env=tuple(namespace.stagebuild_env),
-        secrets=tuple(namespace.stagebuild_secret),
-        artifacts=tuple(namespace.stagebuild_artifact),
-        host_tests=tuple(namespace.stagebuild_host_tests),
-        lockfile=namespace.stagebuild_lockfile,
-    )
-
-
-def repeated(typed: CommandLine) -> tuple[str, ...]:
-    """The options to type again in order to resume. Not among them: where to start, and whether at all."""
-    prune = None if typed.prune is None else "" if typed.prune == "table" else f"={typed.prune}"
-    once = {
-        "source": typed.source,
-        "image": typed.image,
-        "install-cmd": typed.install_cmd,
-        "build-cmd": typed.build_cmd,
-        "test-cmd": typed.test_cmd,
-        "engine": typed.engine,
-        "timeout": None if typed.timeout is None else f"{typed.timeout!r}".removesuffix(".0"),
-        "lockfile": typed.lockfile,
-    }
-    several = {
-        "env": typed.env,
-        "secret": typed.secrets,
-        "artifact": typed.artifacts,
-        "host-tests": typed.host_tests,
-    }
-    return (
-        # First, because without a number it would take a path that came after it for one.
-        *(() if prune is None else (f"--stagebuild-prune{prune}",)),
-        *(f"--stagebuild-{option}={value}" for option, value in once.items() if value is not None),
-        *(f"--stagebuild-{option}={value}" for option, values in several.items() for value in values),
     )
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pytest_stagebuild.detection import DEFAULT_IMAGE, Detection, detect
+from pytest_stagebuild.detection import Detection, detect
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.flags import (
+    DEFAULT_IMAGE,
     DEFAULT_KEEP,
     DEFAULT_LOCKFILE,
     DEFAULT_TIMEOUT,
-    CommandLine,
     RebuildFrom,
     add_options,
-    command_line,
-    repeated,
 )
 from pytest_stagebuild.project import anchor, project_name, read_project
 from pytest_stagebuild.stage import STAGES, Stage, StageName
@@ -36,6 +35,31 @@ _IMAGE = re.compile(
     r"(?::\w[\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?",
     re.ASCII,
 )
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed: None, False or nothing where an option was not. ``timeout`` is in seconds.
+
+    ``prune`` is "table" where the option was given without a number.
+    """
+
+    source: str | None = None
+    image: str | None = None
+    install_cmd: str | None = None
+    build_cmd: str | None = None
+    test_cmd: str | None = None
+    engine: str | None = None
+    resume_from: str | None = None
+    rebuild: RebuildFrom | None = None
+    plan: bool = False
+    prune: int | Literal["table"] | None = None
+    timeout: float | None = None
+    env: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    host_tests: tuple[str, ...] = ()
+    lockfile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,28 @@ class Settings:
     prune: bool
     given: tuple[str, ...]
     detected_notes: tuple[str, ...]
+
+
+def command_line(namespace: argparse.Namespace) -> CommandLine:
+    """What was typed, from a namespace that pytest has parsed."""
+    return CommandLine(
+        source=namespace.stagebuild_source,
+        image=namespace.stagebuild_image,
+        install_cmd=namespace.stagebuild_install_cmd,
+        build_cmd=namespace.stagebuild_build_cmd,
+        test_cmd=namespace.stagebuild_test_cmd,
+        engine=namespace.stagebuild_engine,
+        resume_from=namespace.stagebuild_from,
+        rebuild=namespace.stagebuild_rebuild,
+        plan=namespace.stagebuild_plan,
+        prune=namespace.stagebuild_prune,
+        timeout=namespace.stagebuild_timeout,
+        env=tuple(namespace.stagebuild_env),
+        secrets=tuple(namespace.stagebuild_secret),
+        artifacts=tuple(namespace.stagebuild_artifact),
+        host_tests=tuple(namespace.stagebuild_host_tests),
+        lockfile=namespace.stagebuild_lockfile,
+    )
 
 
 def load_settings(
@@ -115,7 +161,7 @@ def load_settings(
         rebuild=typed.rebuild,
         plan=typed.plan,
         prune=typed.prune is not None,
-        given=repeated(typed),
+        given=_repeated(typed),
         detected_notes=detection.notes if image is None or len(commands) < len(STAGES) else (),
     )
 
@@ -279,3 +325,30 @@ def _keep(typed: CommandLine, table: Table) -> int:
 
 def _merged(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*first, *then]))
+
+
+def _repeated(typed: CommandLine) -> tuple[str, ...]:
+    """The options to type again in order to resume. Not among them: where to start, and whether at all."""
+    prune = None if typed.prune is None else "" if typed.prune == "table" else f"={typed.prune}"
+    once = {
+        "source": typed.source,
+        "image": typed.image,
+        "install-cmd": typed.install_cmd,
+        "build-cmd": typed.build_cmd,
+        "test-cmd": typed.test_cmd,
+        "engine": typed.engine,
+        "timeout": None if typed.timeout is None else f"{typed.timeout!r}".removesuffix(".0"),
+        "lockfile": typed.lockfile,
+    }
+    several = {
+        "env": typed.env,
+        "secret": typed.secrets,
+        "artifact": typed.artifacts,
+        "host-tests": typed.host_tests,
+    }
+    return (
+        # First, because without a number it would take a path that came after it for one.
+        *(() if prune is None else (f"--stagebuild-prune{prune}",)),
+        *(f"--stagebuild-{option}={value}" for option, value in once.items() if value is not None),
+        *(f"--stagebuild-{option}={value}" for option, values in several.items() for value in values),
+    )
