@@ -67,8 +67,8 @@ class Settings:
     """Everything that a run is asked for.
 
     ``project`` names what checkpoints belong to, so that worktrees and clones share them. ``anchor`` is the file that
-    stage items stand on, None where SOURCE has none that would do. ``host_tests`` are absolute paths, ``artifacts``
-    paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage when ``prune`` asks for
+    stage items stand on, None where SOURCE has none that would do. ``host_tests`` are paths relative to
+    SOURCE, ``artifacts`` paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage when ``prune`` asks for
     it or a run ends. ``given`` repeats the options that were typed, without the values of secrets and without those
     that say where to start.
     """
@@ -150,8 +150,8 @@ def load_settings(
         secrets=secrets,
         artifacts=_merged(table.artifacts, typed.artifacts),
         host_tests=_merged(
-            (os.path.normpath(source / path) for path in table.host_tests),
-            (os.path.normpath(invocation_dir / path) for path in typed.host_tests),
+            (_within(source, source / path, f"{table.file}: key `host_tests`") for path in table.host_tests),
+            (_within(source, invocation_dir.resolve() / path, "--stagebuild-host-tests") for path in typed.host_tests),
         ),
         lockfile=_lockfile(typed, table, source, invocation_dir),
         keep=_keep(typed, table),
@@ -208,6 +208,14 @@ def _source_folder(typed: str | None, default: Path, invocation_dir: Path) -> Pa
     except (RuntimeError, ValueError) as error:  # a loop of links (before Python 3.13), a NUL
         raise ConfigurationError(f"the source {source} cannot be read: {error}. {remedy}") from None
     return source
+
+
+def _within(source: Path, path: Path, where: str) -> str:
+    """A path relative to the source; by its text alone, for it may be a glob."""
+    relative = os.path.relpath(os.path.normpath(path), source)
+    if relative == ".." or relative.startswith("../"):
+        raise ConfigurationError(f"{where}: {path} lies outside the source {source}. Name a path in it.")
+    return relative
 
 
 def _expanded(path: str) -> Path:

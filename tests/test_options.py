@@ -194,15 +194,16 @@ class TestPrecedence:
 
     def test_paths_of_the_table_are_the_source_s_and_typed_ones_the_caller_s(self, tmp_path: Path) -> None:
         project = Project(tmp_path).table('host_tests = ["tests/host"]\nlockfile = "lock"')
-        elsewhere = tmp_path / "elsewhere"
-        typed = CommandLine(source="..", host_tests=("here",))
-        settings = load_settings(typed, default_source=elsewhere, environ={}, invocation_dir=elsewhere)
+        below = tmp_path / "below"
+        below.mkdir()
+        typed = CommandLine(source="..", host_tests=("here", "../tests/*.py"))
+        settings = load_settings(typed, default_source=below, environ={}, invocation_dir=below)
         assert settings.source == project.folder
-        assert settings.host_tests == (str(tmp_path / "tests/host"), str(elsewhere / "here"))
+        assert settings.host_tests == ("tests/host", "below/here", "tests/*.py")
         assert settings.lockfile == tmp_path / "lock"
         typed = replace(typed, lockfile="lock")
-        settings = load_settings(typed, default_source=elsewhere, environ={}, invocation_dir=elsewhere)
-        assert settings.lockfile == elsewhere / "lock"
+        settings = load_settings(typed, default_source=below, environ={}, invocation_dir=below)
+        assert settings.lockfile == below / "lock"
 
 
 class TestEnvironment:
@@ -353,6 +354,10 @@ class TestRefusals:
     def test_a_timeout_that_is_none(self, project: Project, seconds: str) -> None:
         message = project.refusal(f"--stagebuild-timeout={seconds}")
         assert "--stagebuild-timeout must be a positive number of seconds" in message
+
+    def test_host_tests_outside_the_source(self, project: Project) -> None:
+        assert "--stagebuild-host-tests: " in project.refusal("--stagebuild-host-tests=../x")
+        assert "lies outside the source" in project.table('host_tests = ["/etc"]').refusal()
 
     def test_a_lockfile_that_is_a_folder(self, project: Project) -> None:
         assert "is a folder. Name a file in it." in project.refusal("--stagebuild-lockfile=.")
