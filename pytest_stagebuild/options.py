@@ -67,10 +67,9 @@ class Settings:
     """Everything that a run is asked for.
 
     ``project`` names what checkpoints belong to, so that worktrees and clones share them. ``anchor`` is the file that
-    stage items stand on, None where SOURCE has none that would do. ``host_tests`` are paths relative to
-    SOURCE, ``artifacts`` paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage when ``prune`` asks for
-    it or a run ends. ``given`` repeats the options that were typed, without the values of secrets and without those
-    that say where to start.
+    stage items stand on, None where SOURCE has none that would do. ``host_tests`` are paths relative to SOURCE,
+    ``artifacts`` paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage. ``given``
+    repeats the options that were typed, without the values of secrets and without those that say where to start.
     """
 
     source: Path
