@@ -16,7 +16,7 @@ def write(tmp_path: Path) -> Write:
     """Write a file of the tree in ``tmp_path / "tree"``, with the folders above it; gives its path."""
 
     def write_file(name: str | bytes, content: bytes = b"x", mode: int = 0o644) -> Path:
-        path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "tree"), os.fsencode(name))))
+        path = tmp_path / "tree" / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         path.chmod(mode)

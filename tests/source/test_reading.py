@@ -142,23 +142,19 @@ def test_a_folder_that_is_a_link_is_not_entered(tree: Path, tmp_path: Path) -> N
 def test_no_descriptor_stays_open(tree: Path, write) -> None:
     for number in range(5):
         write("/".join("abcdefgh"[:number]) + f"/f{number}")
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
 
     SourceTree.read(tree)
 
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_folders_may_be_deeper_than_there_are_descriptors_or_than_a_path_may_be_long(tree: Path, write) -> None:
-    here = os.getcwd()
-    try:
-        os.chdir(tree)
-        for _ in range(60):
-            os.mkdir("d" * 100)
-            os.chdir("d" * 100)
-        Path("file").write_text("")
-    finally:
-        os.chdir(here)
+def test_paths_may_be_longer_than_the_kernel_takes_in_one_piece(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for _ in range(60):
+        Path("d" * 100).mkdir()
+        os.chdir("d" * 100)
+    Path("file").write_text("")
 
     assert SourceTree.read(tree).manifest.entries.keys() == {"/".join(["d" * 100] * 60 + ["file"])}
 
@@ -167,7 +163,7 @@ def test_folders_may_be_deeper_than_there_are_descriptors_or_than_a_path_may_be_
 @pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_cannot_be_read_is_an_error_that_names_it(
-    tree: Path, write, git, tmp_path: Path, what: str, tracked: bool
+    tree: Path, write, git, tmp_path: Path, *, what: str, tracked: bool
 ) -> None:
     write("a.py")
     secret = write("folder/secret", mode=0o600 if what == "file" else 0o644)
