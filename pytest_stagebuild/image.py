@@ -16,6 +16,7 @@ from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import Sandbox
 from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name
+from pytest_stagebuild.engines.tar_stream import IterableFile
 from pytest_stagebuild.output import Captured
 from pytest_stagebuild.store import read_file
 
@@ -121,7 +122,7 @@ class Image:
 
     def list(self, path: str = ".") -> list[str]:
         """The names in a folder, sorted; ``path`` is relative to ``/src``. Raises ``FileNotFoundError`` or ``NotADirectoryError``."""
-        with tarfile.open(fileobj=_Stream(self._get(path)), mode="r|") as tar:
+        with tarfile.open(fileobj=IterableFile(self._get(path)), mode="r|") as tar:
             top = tar.next()
             if top is None or not top.isdir():
                 raise NotADirectoryError(f"{path} is not a folder in {self!r}: use read_bytes()")

@@ -240,10 +240,10 @@ _CONTROL: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def _clean_lines(text: str) -> list[str]:
-    return [_clean(line) for line in text.split("\n")]
+    return [clean_line(line) for line in text.split("\n")]
 
 
-def _clean(line: str) -> str:
+def clean_line(line: str) -> str:
     line = _ESCAPE_CODE.sub("", line).rstrip("\r")
     states = [state for state in line.split("\r") if state.strip()]
     line = states[-1] if states else ""

@@ -25,7 +25,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    from pytest_stagebuild.options import add_options
+    from pytest_stagebuild.flags import add_options
     from pytest_stagebuild.takeover import waive_required_plugins
 
     add_options(parser)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pytest
 
 from pytest_stagebuild.checkpoint import Checkpoint
-from pytest_stagebuild.engines import connect
+from pytest_stagebuild.engines import BUILT_IN, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
 from pytest_stagebuild.errors import StagebuildError, StageFailed
 from pytest_stagebuild.live import LiveView
+from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
 from pytest_stagebuild.options import Settings, command_line, load_settings
 from pytest_stagebuild.pipeline import Pipeline
@@ -77,12 +78,13 @@ class StagebuildSession:
 
     @cached_property
     def engine(self) -> Engine:
-        factories = {
-            name: factory
-            for registered in self._config.hook.pytest_stagebuild_engines(config=self._config)
-            for name, factory in registered.items()
-        }
-        engine, self._why_engine = connect(self.settings.engine, factories=factories)
+        factories = dict(BUILT_IN)
+        for registered in self._config.hook.pytest_stagebuild_engines(config=self._config):
+            factories.update(registered)
+        known = Lockfile(self.settings.lockfile).read().checkpoints.values()
+        newest = max(known, key=lambda checkpoint: checkpoint.used, default=None)
+        preferred = newest.engine.partition(":")[0] if newest else None
+        engine, self._why_engine = connect(self.settings.engine, preferred=preferred, factories=factories)
         return engine
 
     @property

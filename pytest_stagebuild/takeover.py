@@ -1,4 +1,4 @@
-"""Keep the project's own pytest configuration, and host plugins' distribution, out of a run that belongs to the container."""
+"""Keep the project's own pytest configuration, and xdist's distribution, out of a run that belongs to the container."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _row(result: StageResult, command: str, width: int) -> Line:
     elif result.checkpoint:
         row += f"  {result.checkpoint.short}  {result.checkpoint.name}"
     if result.reason:
-        row = f"{row:<{len(row) + (2 if result.checkpoint and result.stage == 'install' else 0)}}  ({result.reason})"
+        row += f"  ({result.reason})"
     return Line(row.rstrip(), markup)
 
 

@@ -54,9 +54,8 @@ class DockerSandbox:
         self._kills_seen = 0
         api = connection.quick
         with engine_errors("create a container"):
-            base: dict[str, Any] = connection.inspect_image(image.id)["Config"] or {}
-            self._base_config = base
             try:
+                self._base_config: Mapping[str, Any] = connection.inspect_image(image.id)["Config"] or {}
                 api.create_container(
                     image.id,
                     name=self.name,
@@ -65,7 +64,7 @@ class DockerSandbox:
                     stdin_open=True,
                     use_config_proxy=False,
                     # A health check would count as left running, and run between the user's commands.
-                    healthcheck={"test": ["NONE"]} if base.get("Healthcheck") else None,
+                    healthcheck={"test": ["NONE"]} if self._base_config.get("Healthcheck") else None,
                     host_config=api.create_host_config(
                         auto_remove=True,
                         init=False,  # or a daemon with "init": true makes our shell a process that can be killed
@@ -159,15 +158,18 @@ class DockerSandbox:
         return CommandExit(code, duration, out_of_memory=code != 0 and self._killed_for_memory())
 
     def end_processes(self) -> list[str]:
-        ended = dict.fromkeys(self._processes(end=False))
+        ended: dict[int, str] = {}
+        running = self._processes(end=False)
         deadline = time.monotonic() + _KILL_WITHIN
-        running = list(ended)
         while running:
+            for process in running:
+                if not process.exiting:
+                    ended.setdefault(process.pid, process.command_line)
             if time.monotonic() > deadline:
-                raise EngineError(f"could not end what the command left running: {', '.join(running)}. Run again.")
+                names = ", ".join(process.command_line for process in running)
+                raise EngineError(f"could not end what the command left running: {names}. Run again.")
             running = self._processes(end=True)
-            ended.update(dict.fromkeys(running))
-        return list(ended)
+        return list(ended.values())
 
     def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         with engine_errors("list the changed files"):
@@ -249,7 +251,7 @@ class DockerSandbox:
                 file = archive.extractfile(member) if member and member.isreg() else None
                 return file.read().decode(errors="replace") if file else ""
 
-    def _processes(self, *, end: bool) -> list[str]:
+    def _processes(self, *, end: bool) -> list[keeper.Leftover]:
         token = keeper.new_token()
         command = keeper.list_command(token, end=end)
         return keeper.leftovers(output_of(self._connection, self.name, command, timeout=_KILL_WITHIN), token)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from dataclasses import dataclass
 from typing import Final
 
 MARK: Final = "pytest-stagebuild-keeper"
@@ -57,6 +58,10 @@ done
 """Prints how many processes of the sandbox the kernel has killed for memory (cgroup version 2, or 1)."""
 
 
+_PF_EXITING: Final = 0x4
+"""https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1730"""
+
+
 def keeper_command(life: float) -> list[str]:
     """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds."""
     return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life)))]
@@ -72,19 +77,29 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def leftovers(listing: bytes, token: str) -> list[str]:
-    """The command lines in what :func:`list_command` printed, but for the keeper's own and those of dead processes.
+@dataclass(frozen=True)
+class Leftover:
+    """A process that still runs; ``exiting`` where it is already on its way out."""
+
+    pid: int
+    command_line: str
+    exiting: bool
+
+
+def leftovers(listing: bytes, token: str) -> list[Leftover]:
+    """The processes in what :func:`list_command` printed, but for the keeper's own and for dead ones.
 
     A process that has blanked its command line is named as ``ps`` does: ``[name]``.
     """
     found = []
     for part in listing.split(f"\n{token}\n".encode())[1:]:
         status, _, command_line = part.partition(b"\n")
-        match = re.match(rb"\d+ \((.*)\) (.)", status, re.DOTALL)
-        if match is None or match[2] in b"ZX":
+        # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: pid (comm) state ppid pgrp session tty tpgid flags
+        match = re.match(rb"(\d+) \((.*)\) (.) (?:-?\d+ ){5}(\d+)", status, re.DOTALL)
+        if match is None or match[3] in b"ZX":
             continue
-        words = command_line.rstrip(b"\0").replace(b"\0", b" ") or b"[" + match[1] + b"]"
+        words = command_line.rstrip(b"\0").replace(b"\0", b" ") or b"[" + match[2] + b"]"
         text = words.decode(errors="backslashreplace").strip()
         if MARK not in text:
-            found.append(text)
+            found.append(Leftover(int(match[1]), text, exiting=bool(int(match[4]) & _PF_EXITING)))
     return found
