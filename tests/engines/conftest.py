@@ -1,0 +1,126 @@
+"""Engines to test against, and images on them. What cannot be had is skipped with the reason."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.protocol import Engine, ImageConfig, StoredImage
+from pytest_stagebuild.errors import EngineUnavailable
+
+sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
+
+from fake import FakeEngine
+from worlds import BASE, PASSWD, World, run
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[DockerEngine]:
+    try:
+        engine = DockerEngine.connect()
+    except EngineUnavailable as error:
+        pytest.skip(f"no Docker engine: {error}")
+    before = set(_containers(engine))
+    yield engine
+    left = set(_containers(engine)) - before
+    engine.close()
+    assert not left, f"containers left behind: {left}"
+
+
+def _containers(engine: DockerEngine) -> list[str]:
+    here = f'"pid": {os.getpid()}'
+    found = engine._connection.quick.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
+    return [one["Names"][0] for one in found if here in one["Labels"]["pytest-stagebuild.owner"]]
+
+
+@pytest.fixture(scope="session")
+def docker_base(docker: DockerEngine) -> StoredImage:
+    image = docker.find_image(BASE)
+    if image is None:
+        pytest.skip(f"the image {BASE} is not here: docker pull {BASE}, or scripts/ensure-image")
+    return image
+
+
+@pytest.fixture(scope="session")
+def docker_with_user(docker: DockerEngine, docker_base: StoredImage) -> Iterator[StoredImage]:
+    """The base image with a named user, an environment and all else that a configuration can hold."""
+    with docker.sandbox(docker_base, labels={}, network=False, life=300) as sandbox:
+        sandbox.start()
+        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
+        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
+        made = docker._connection.patient.commit(
+            sandbox.name,
+            conf={
+                "User": "app",
+                "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"],
+                "WorkingDir": "/home/app",
+                "Entrypoint": ["/usr/bin/env"],
+                "Cmd": ["id"],
+                "Volumes": {"/data": {}},
+                "ExposedPorts": {"80/tcp": {}},
+                "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_000_000_000},
+                "StopSignal": "SIGINT",
+                "Shell": ["/bin/sh", "-ec"],
+            },
+        )
+    image = docker.find_image(made["Id"])
+    assert image
+    yield image
+    docker.remove_image(image.id)
+
+
+@pytest.fixture
+def test_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def world_of(test_id: str) -> Iterator[Callable[[Engine, StoredImage], World]]:
+    worlds: list[World] = []
+
+    def make(engine: Engine, image: StoredImage) -> World:
+        worlds.append(World(engine, image, test_id))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        for image in world.engine.images_with(world.labels):
+            world.engine.remove_image(image.id)
+        assert not world.engine.images_with(world.labels)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("docker", "docker_base"), id="docker-root", marks=pytest.mark.engine),
+        pytest.param(("docker", "docker_with_user"), id="docker-user", marks=pytest.mark.engine),
+    ]
+)
+def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
+    """Each real engine, on an image without a USER and on one with it."""
+    engine, image = request.param
+    return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
+
+
+@pytest.fixture(params=["fake-root", "fake-user", "docker-root", "docker-user"])
+def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
+    """Each engine, the fake too: what holds for both can be relied on in tests with the fake."""
+    engine_name, _, user = request.param.partition("-")
+    if engine_name == "fake":
+        config = ImageConfig(env=("GREETING=hello world",), user="app" if user == "user" else "")
+        engine = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
+        return world_of(engine, engine.find_image(BASE))
+    image = request.getfixturevalue("docker_with_user" if user == "user" else "docker_base")
+    return world_of(request.getfixturevalue(engine_name), image)
+
+
+@pytest.fixture
+def docker_world(
+    docker: DockerEngine, docker_base: StoredImage, world_of: Callable[[Engine, StoredImage], World]
+) -> World:
+    return world_of(docker, docker_base)

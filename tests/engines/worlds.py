@@ -1,0 +1,102 @@
+"""A world to test an engine in, and short ways to fill, run and read a sandbox."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Sandbox, StoredImage
+
+BASE = "python:3.11-slim"
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n"
+
+
+def tar_of(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0, mtime: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.uid, member.gid, member.mtime = len(data), mode, uid, gid, mtime
+            if name.endswith("/"):
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def members_of(pieces: Iterator[bytes]) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        return {
+            member.name: (member, file.read() if (file := archive.extractfile(member)) else b"")
+            for member in archive
+            if not member.issym()
+        } | {member.name: (member, b"") for member in archive.getmembers() if member.issym()}
+
+
+@dataclass(frozen=True)
+class Ran:
+    exit: CommandExit
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def code(self) -> int:
+        return self.exit.code
+
+
+def run(sandbox: Sandbox, command: str, *, timeout: float = 60, cwd: str = "/src", **more: Any) -> Ran:
+    streams: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def keep(stream: str, piece: bytes) -> None:
+        streams[stream] += piece
+
+    ended = sandbox.run(command, cwd=cwd, env=more.pop("env", {}), timeout=timeout, output=keep, **more)
+    return Ran(ended, bytes(streams["stdout"]), bytes(streams["stderr"]))
+
+
+@dataclass
+class World:
+    """An engine with an image to start from; every image that a test makes carries the label ``test``."""
+
+    engine: Engine
+    image: StoredImage
+    test: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"pytest-stagebuild.test": self.test}
+
+    def sandbox(
+        self, image: StoredImage | None = None, *, network: bool = False, life: float = 300, **labels: str
+    ) -> AbstractContextManager[Sandbox]:
+        return self.engine.sandbox(
+            image or self.image, labels={**self.labels, **labels}, network=network, life=life
+        )
+
+    def started(self, files: Mapping[str, bytes] | None = None, **more: Any) -> Started:
+        return Started(self.sandbox(**more), files or {})
+
+    def name(self, part: str = "made") -> str:
+        return f"stagebuild-test-{self.test}:{part}"
+
+
+@dataclass
+class Started:
+    """A started sandbox with ``files`` in /src, which belongs to the image's user."""
+
+    inner: AbstractContextManager[Sandbox]
+    files: Mapping[str, bytes]
+
+    def __enter__(self) -> Sandbox:
+        sandbox = self.inner.__enter__()
+        owner = sandbox.owner
+        archive = tar_of({"src/": b"", **self.files}, uid=owner.uid, gid=owner.gid)
+        sandbox.put([archive])
+        sandbox.start()
+        return sandbox
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
