@@ -89,28 +89,31 @@ class Upload:
         if self._begun:
             raise RuntimeError("an upload can be made once")
         self._begun = True
-        return self._pieces()
+        # An empty chunk is what ends a body that is sent in chunks (RFC 9112, section 7.1).
+        return filter(None, self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
         sent = dict(self.manifest.entries)
-        waiting = bytearray()
+        waiting: list[bytes] = []
         with Folders(self._root) as folders:
-            waiting += self._folder(self.top, folders.enter(b""))
+            waiting.append(self._folder(self.top, folders.enter(b"")))
+            held = 0
             for path in self._paths:
                 raw = raw_path(path)
                 for above in folders_above(path):
                     if above in self._unannounced:
                         self._unannounced.remove(above)
-                        waiting += self._folder(f"{self.top}/{above}", folders.enter(raw_path(above)))
+                        waiting.append(self._folder(f"{self.top}/{above}", folders.enter(raw_path(above))))
                 folder = folders.enter(raw.rpartition(b"/")[0])
                 found = load(folder, raw) if folder is not None else None
                 entry: Entry | None = None
                 if isinstance(found, Loaded):
                     entry = Entry(found.kind, found.digest)
                     waiting += self._file(path, found)
+                    held += len(found.content) + tarfile.BLOCKSIZE
                 elif folder is not None and isinstance(found, LargeFile):
-                    yield bytes(waiting)
-                    waiting.clear()
+                    yield b"".join(waiting)
+                    waiting, held = [], 0
                     entry = yield from self._large_file(path, folder, found)
                 if entry is None:
                     self._vanished.append(path)
@@ -120,11 +123,11 @@ class Upload:
                     sent[path] = entry
                 if entry != self.manifest.entries[path]:
                     self._surprises.append(path)
-                if len(waiting) >= _PIECE:
-                    yield bytes(waiting)
-                    waiting.clear()
-        waiting += bytes(2 * tarfile.BLOCKSIZE)
-        yield bytes(waiting)
+                if held >= _PIECE:
+                    yield b"".join(waiting)
+                    waiting, held = [], 0
+        waiting.append(bytes(2 * tarfile.BLOCKSIZE))
+        yield b"".join(waiting)
         self._sent = sent
 
     def _large_file(self, path: str, folder: int, found: LargeFile) -> Generator[bytes, None, Entry | None]:
@@ -141,21 +144,22 @@ class Upload:
                 return Entry(found.kind, found.digest)
             again = load(folder, raw)
             if isinstance(again, Loaded):
-                yield self._file(path, again)
+                yield from self._file(path, again)
                 return Entry(again.kind, again.digest)
             if not isinstance(again, LargeFile):
                 return None
             found = again
         raise kept_changing(raw)
 
-    def _file(self, path: str, found: Loaded) -> bytes:
+    def _file(self, path: str, found: Loaded) -> tuple[bytes, ...]:
         name = f"{self.top}/{path}"
         if found.kind == "link":
-            return self._header(name, tarfile.SYMTYPE, mode=0o777, mtime=found.mtime, target=path_of(found.content))
+            target = path_of(found.content)
+            return (self._header(name, tarfile.SYMTYPE, mode=0o777, mtime=found.mtime, target=target),)
         size = len(found.content)
         self.size += size
         header = self._header(name, tarfile.REGTYPE, mode=_mode(found.kind), size=size, mtime=found.mtime)
-        return b"".join((header, found.content, _padding(size)))
+        return header, found.content, _padding(size)
 
     def _folder(self, name: str, handle: int | None) -> bytes:
         mtime = self._now if handle is None else os.fstat(handle).st_mtime_ns // 1_000_000_000
