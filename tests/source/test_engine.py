@@ -80,6 +80,36 @@ def test_every_kind_of_name_content_and_link_arrives_as_it_is(tree: Path, write,
     assert written_back(container, tmp_path / "back").manifest == source.manifest
 
 
+def test_targets_of_links_arrive_byte_for_byte(tree: Path, write, container) -> None:
+    targets = [
+        b"folder/",
+        b"folder///",
+        b"./folder/./x",
+        b"a//b",
+        b"//a",
+        b"/",
+        b"../../../../outside",
+        b"/etc/../src/",
+        b" spaces ",
+        b"line\nbreak\n",
+        b"caf\xe9\xff",
+        b"t" * 99,
+        b"t" * 100,
+        b"t" * 100 + b"/",
+        b"t" * 300 + b"//\xff\n/",
+        "schön".encode() * 40,
+    ]
+    write("folder/x")
+    for number, target in enumerate(targets):
+        os.symlink(target, os.fsencode(tree / str(number)))
+
+    put(container, SourceTree.read(tree).upload(None, owner=Owner(0, 0), not_before=0))
+    container.start()
+
+    links = [f"/src/{number}" for number in range(len(targets))]
+    assert container.exec_run(["readlink", "-z", *links]) == (0, b"".join(target + b"\0" for target in targets))
+
+
 def test_owner_modes_and_times_arrive(tree: Path, write, container) -> None:
     write("folder/file", mode=0o600)
     write("script", mode=0o700)
