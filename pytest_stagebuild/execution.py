@@ -11,6 +11,7 @@ import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from pytest_stagebuild.checkpoint import (
@@ -82,9 +83,12 @@ class Workplace:
         network: bool,
         timeout: float,
         step: Callable[[str], None] = lambda _: None,
-        stdin: bytes | None = None,
+        files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Iterator[tuple[Sandbox, Upload]]:
-        """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done."""
+        """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
+
+        ``files`` are put in beside it, by their absolute path.
+        """
         life = timeout + _MARGIN
         all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
         with self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life) as sandbox:
@@ -92,12 +96,9 @@ class Workplace:
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             sandbox.put(upload)
             step("source sent")
-            files = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
-            if stdin is not None:
-                files[f"{RUN_FOLDER}/stdin"] = stdin
-            if upload.removed:
-                files[f"{RUN_FOLDER}/remove.sh"] = removal_script(upload)
-            sandbox.put([_archive(files)])
+            bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
+            removal = {f"{RUN_FOLDER}/remove.sh": removal_script(upload)} if upload.removed else {}
+            sandbox.put([_archive({**bundles, **files, **removal})])
             sandbox.start()
             step("started")
             if upload.removed:
@@ -222,9 +223,7 @@ def hint_for(ended: CommandExit, stage: Stage) -> str:
         return "The kernel ended it since memory ran out: give the engine more memory, or let the command use less."
     match ended.code:
         case 127:
-            return (
-                "A command that it names is not in the image: install it in an earlier stage, or choose an image that has it."
-            )
+            return "A command that it names is not in the image: install it in an earlier stage, or choose an image that has it."
         case 126:
             return "A file that it names cannot be executed: check its executable bit and its first line."
         case 137:
@@ -240,9 +239,7 @@ def clear_run_folder(sandbox: Sandbox) -> None:
 
 def _as_root(sandbox: Sandbox, command: str) -> None:
     said: list[bytes] = []
-    ended = sandbox.run(
-        command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user="root"
-    )
+    ended = sandbox.run(command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user="root")
     if ended.code != 0:
         words = b"".join(said).decode(errors="replace").strip()
         raise EngineError(

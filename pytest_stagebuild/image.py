@@ -85,11 +85,13 @@ class Image:
         """
         said = Captured(redact=self._workplace.redactions)
         data = stdin.encode() if isinstance(stdin, str) else stdin
+        files = {} if data is None else {f"{RUN_FOLDER}/stdin": data}
         uuid = str(uuids.uuid4())
         labels = {LABEL + "stage": "derived", LABEL + "uuid": uuid} if not disposable else {}
-        with self._workplace.sandbox(
-            self._ground, labels=labels, network=True, timeout=timeout, stdin=data
-        ) as (sandbox, upload):
+        with self._workplace.sandbox(self._ground, labels=labels, network=True, timeout=timeout, files=files) as (
+            sandbox,
+            upload,
+        ):
             ended = sandbox.run(
                 command if data is None else f"exec <{RUN_FOLDER}/stdin\n{command}",
                 cwd=posixpath.join(WORKING_DIRECTORY, cwd),

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 
 from pytest_stagebuild.stage import StageName, StageResult
-from pytest_stagebuild.terminal import outcome_word
+from pytest_stagebuild.terminal import outcome_word, shown_path
 
 WORD: Final = "stagebuild_word"
 """The attribute of a report that says what became of its stage, a str."""
 
 
 class StageFile(pytest.File):
-    """The file that stage items are named after; it is not collected, they are put into the session."""
+    """The file that stage items are named after, ``pyproject.toml`` for one; what is in it plays no part."""
 
-    def collect(self) -> list[pytest.Item]:
-        return []
+    stages: tuple[StageName, ...] = ()
+    make: Callable[[StageName], StageResult]
+
+    def collect(self) -> Iterator[StageItem]:
+        for stage in self.stages:
+            item = StageItem.from_parent(self, name=stage)
+            if self.config.pluginmanager.hasplugin("timeout"):
+                # pytest-timeout wraps the protocol; without it the mark would be an unknown one.
+                item.add_marker(pytest.mark.timeout(0))
+            yield item
 
 
 class StageItem(pytest.Item):
     """A stage: ``pyproject.toml::install`` and so on."""
 
-    def __init__(self, *, stage: StageName, make: Callable[[], StageResult], **arguments: object) -> None:
-        super().__init__(name=stage, **arguments)  # type: ignore[arg-type]
-        self.stage: StageName = stage
-        self.result: StageResult | None = None
-        self._make = make
+    parent: StageFile
+    result: StageResult | None = None
 
     def runtest(self) -> None:
-        self.result = self._make()
+        self.result = self.parent.make(self.name)  # type: ignore[arg-type]
         self.user_properties.extend(_properties(self.result))
         if self.result.outcome == "skipped":
             pytest.skip(self.result.reason)
@@ -43,11 +48,13 @@ class StageItem(pytest.Item):
         if not isinstance(excinfo.value, StageItemFailed):
             return str(super().repr_failure(excinfo))
         failure = excinfo.value.failure
-        log = f"\nlog: {failure.log}" if failure.log else ""
-        return "\n".join(part for part in (failure.tail, "", f"{failure.stage}: {failure.cause}", failure.hint) if part) + log
+        log = f"log: {shown_path(failure.log)}" if failure.log else ""
+        # The short summary shows the first line.
+        parts = [f"{failure.stage}: {failure.cause}", failure.hint, log]
+        return "\n".join([*filter(None, parts), *(["", failure.tail] if failure.tail else [])])
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        return self.path, None, self.stage
+        return self.path, None, self.name
 
 
 class StageItemFailed(Exception):
@@ -60,41 +67,38 @@ class StageItemFailed(Exception):
         self.is_error = result.outcome == "error"
 
 
-def make_items(
-    session: pytest.Session, anchor: Path, stages: tuple[StageName, ...], make: Callable[[StageName], StageResult]
-) -> list[StageItem]:
-    """An item for each stage, named after ``anchor``, in order."""
-    file = StageFile.from_parent(session, path=anchor)
-
-    def maker(stage: StageName) -> Callable[[], StageResult]:
-        return lambda: make(stage)
-
-    return [StageItem.from_parent(file, stage=stage, make=maker(stage)) for stage in stages]
-
-
 def run_item(item: StageItem) -> None:
     """What ``pytest_runtest_protocol`` does for a stage item: one run, and the reports of a test.
 
     An engine that fails is an ERROR of the item rather than a failure, so its report is one of the set-up.
     """
-    hook = item.ihook
-    call = pytest.CallInfo.from_call(item.runtest, when="call", reraise=(pytest.exit.Exception, KeyboardInterrupt))
-    is_error = call.excinfo is not None and getattr(call.excinfo.value, "is_error", False)
-    nothing = pytest.CallInfo.from_call(lambda: None, when="setup")
-    if is_error:
-        call.when = "setup"
-    for one in [call] if is_error else [nothing, call]:
-        _report(item, one)
-    _report(item, pytest.CallInfo.from_call(lambda: None, when="teardown"))
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    ran = _phase("call", item.runtest)
+    if ran.excinfo is not None and getattr(ran.excinfo.value, "is_error", False):
+        ran.when = "setup"
+        _report(item, ran)
+    else:
+        _report(item, _phase("setup"))
+        _report(item, ran)
+    _report(item, _phase("teardown"))
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def _phase(
+    when: Literal["setup", "call", "teardown"], function: Callable[[], None] = lambda: None
+) -> pytest.CallInfo[None]:
+    return pytest.CallInfo.from_call(function, when=when, reraise=(pytest.exit.Exception, KeyboardInterrupt))
 
 
 def _report(item: StageItem, call: pytest.CallInfo[None]) -> None:
     report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
-    if call.excinfo is not None or call.when == "call":
-        setattr(report, WORD, outcome_word(item.result.outcome) if item.result else "")
+    if item.result and (call.excinfo is not None or call.when == "call"):
+        setattr(report, WORD, outcome_word(item.result.outcome))
+    failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+    if failed and call.excinfo is not None:
+        # pytest asks `repr_failure` for the phase "call" alone.
+        report.longrepr = item.repr_failure(call.excinfo)
     item.ihook.pytest_runtest_logreport(report=report)
-    if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
+    if failed:
         item.ihook.pytest_exception_interact(node=item, call=call, report=report)
 
 

@@ -14,7 +14,7 @@ from pytest_stagebuild.base import ResolvedBase, resolve_base
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine, Sandbox
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import Ground, StageRun, Workplace, cause_of, hint_for, run_to_checkpoint
+from pytest_stagebuild.execution import RUN_FOLDER, Ground, StageRun, Workplace, cause_of, hint_for, run_to_checkpoint
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.image import Image
 from pytest_stagebuild.lockfile import Lockfile
@@ -22,7 +22,8 @@ from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.output import StageLog
 from pytest_stagebuild.runs import RunFolder
-from pytest_stagebuild.selection import runs_pytest
+from pytest_stagebuild.results.last_failed import bring_in, take_out
+from pytest_stagebuild.selection import Selection, runs_pytest
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import STAGES, CheckpointStage, Failure, RunReport, Stage, StageName, StageResult
@@ -71,6 +72,8 @@ class Pipeline:
         self._grounds: dict[StageName, Ground] = {}
         self._derived: list[str] = []
         self._resolved: ResolvedBase | None = None
+        self._selection = Selection()
+        self._tested_elsewhere = False
         host = host_settings(environ if settings.pass_host_env else {})
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -131,12 +134,12 @@ class Pipeline:
         parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
         return Image(self._work, ground, name, parent, self._derived.append)
 
-    def test(self, environment: Mapping[str, str]) -> StageResult:
-        """Run the test stage, with ``environment`` added for what is selected on the command line."""
-        stage = self.settings.stages["test"]
-        self.settings = replace(
-            self.settings, stages={**self.settings.stages, "test": replace(stage, env={**stage.env, **environment})}
-        )
+    def test(self, selection: Selection, *, tested_elsewhere: bool) -> StageResult:
+        """Run the test stage on what is selected.
+
+        Where there is something ``tested_elsewhere``, on the host, it is no failure that there are no tests inside.
+        """
+        self._selection, self._tested_elsewhere = selection, tested_elsewhere
         return self.result("test")
 
     def plan(self) -> list[PlannedStage]:
@@ -230,9 +233,7 @@ class Pipeline:
             self._run.keep(key, decided, result)
             return result
 
-    def _run_stage(
-        self, stage: Stage, ground: Ground, components: Mapping[str, object], reason: str
-    ) -> StageResult:
+    def _run_stage(self, stage: Stage, ground: Ground, components: Mapping[str, object], reason: str) -> StageResult:
         self._observer.stage_started(stage, reason)
         started = time.monotonic()
         with self._log(stage.name) as log:
@@ -243,7 +244,14 @@ class Pipeline:
         took = time.monotonic() - started
         if run.checkpoint is None or run.record is None or run.image is None:
             return StageResult(
-                stage.name, stage.command, "failed", took, reason, failure=_failure(stage, run, log), log=log.path, notes=notes
+                stage.name,
+                stage.command,
+                "failed",
+                took,
+                reason,
+                failure=_failure(stage, run, log),
+                log=log.path,
+                notes=notes,
             )
         self._store.add(run.checkpoint, run.record)
         self._observer.step(stage.name, "recorded")
@@ -254,7 +262,8 @@ class Pipeline:
     def _test(self, stage: Stage, ground: Ground) -> StageResult:
         self._observer.stage_started(stage, "")
         started = time.monotonic()
-        notes: tuple[str, ...] = ()
+        inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
+        failed_before = self._state.path / "last-failed.json"
         with (
             self._log("test") as log,
             self._work.sandbox(
@@ -263,21 +272,26 @@ class Pipeline:
                 network=stage.network,
                 timeout=stage.timeout,
                 step=lambda done: self._observer.step("test", done),
+                files=self._selection.files(RUN_FOLDER),
             ) as (sandbox, upload),
         ):
+            bring_in(sandbox, failed_before)
             ended = sandbox.run(
                 stage.command,
                 cwd=WORKING_DIRECTORY,
-                env=self._work.environment(stage.env),
+                env=self._work.environment({**stage.env, **self._selection.environment(RUN_FOLDER, inside)}),
                 timeout=stage.timeout,
                 output=log.write,
             )
             self._observer.step("test", "command ended")
             run = StageRun(ended, upload.sent, upload.surprises)
+            take_out(sandbox, failed_before)
             notes = self._take_artifacts(sandbox)
         notes += self._after(stage, run)
         took = time.monotonic() - started
         failed = ended.code != 0 or ended.timed_out
+        if ended.code == _NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
+            failed, notes = False, (*notes, "no tests inside the container: those selected run here")
         return StageResult(
             stage.name,
             stage.command,
@@ -292,7 +306,9 @@ class Pipeline:
         notes: list[str] = []
         for wanted in self.settings.artifacts:
             path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, wanted))
-            inside = posixpath.relpath(path, WORKING_DIRECTORY) if path.startswith(WORKING_DIRECTORY + "/") else path[1:]
+            inside = (
+                posixpath.relpath(path, WORKING_DIRECTORY) if path.startswith(WORKING_DIRECTORY + "/") else path[1:]
+            )
             try:
                 taken = extract(sandbox.get(path), self._state.artifacts / posixpath.dirname(inside))
             except FileNotFoundError:
@@ -310,9 +326,7 @@ class Pipeline:
             )
         if outcome == "forced" and (changes := found.record.changes(self.tree.manifest)):
             notes.append(f"{found.checkpoint} is used as it is, though changed since: {describe_changes(changes)}")
-        return StageResult(
-            stage.name, stage.command, outcome, checkpoint=found.checkpoint, notes=tuple(notes)
-        )
+        return StageResult(stage.name, stage.command, outcome, checkpoint=found.checkpoint, notes=tuple(notes))
 
     def _shared(self, stage: Stage, result: StageResult) -> StageResult:
         """What another process of this run made of a stage."""
@@ -398,9 +412,10 @@ def _failure(stage: Stage, run: StageRun, log: StageLog) -> Failure:
             "Let the command remove the file, or not write the secret into it."
         )
     elif stage.name == "test" and run.exit.code == _NO_TESTS and runs_pytest(stage.command):
-        cause, hint = NO_TESTS_COLLECTED, "The pytest in the container found no tests: check its arguments and testpaths."
+        cause, hint = (
+            NO_TESTS_COLLECTED,
+            "The pytest in the container found no tests: check its arguments and testpaths.",
+        )
     else:
         cause, hint = cause_of(run.exit, stage.timeout), hint_for(run.exit, stage)
     return Failure(stage.name, cause, hint, log.path, log.tail())
-
-

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from functools import cached_property
+from pathlib import Path
 
 import pytest
 
 from pytest_stagebuild.errors import StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
-from pytest_stagebuild.items import WORD, StageItem, make_items, run_item
+from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
 from pytest_stagebuild.pipeline import NO_TESTS_COLLECTED
-from pytest_stagebuild.selection import Arguments, classify, inner_addopts, inner_options, reset, runs_pytest
+from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
 from pytest_stagebuild.session import StagebuildSession
 from pytest_stagebuild.stage import STAGES, StageName, StageResult
 from pytest_stagebuild.terminal import header, plan
@@ -26,16 +28,17 @@ class StagedRun:
         self._config = config
         self._stagebuild = stagebuild
         self._undistributed = undistributed
-        self._inner_options = inner_options(config.option)
         self._items: list[StageItem] = []
-        reset(config.option)
+        self._tested_here = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with _as_usage_error():
-            _ = self._arguments
+            check_reaches(self._selection, self._stagebuild.settings.stages["test"].command)
             if not self._config.option.collectonly:
                 _ = self._stagebuild.pipeline
+        # What pytest collects by itself: with nothing to collect, nothing.
+        self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
 
     def pytest_report_header(self) -> list[str]:
         stagebuild = self._stagebuild
@@ -51,29 +54,26 @@ class StagedRun:
             more.append(f"version {stagebuild.pipeline.version}, from git")
         return header(stagebuild.settings, engine, stagebuild.why_engine, stagebuild.tree.how, more)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self, session: pytest.Session) -> bool:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
         with _as_usage_error():
             if not self._config.option.collectonly:
                 with self._stagebuild.uncaptured():
                     self._stagebuild.pipeline.base()
-        host = [] if self._config.option.stagebuild_plan else self._host_arguments
-        session.perform_collect(host)
-        return True
+        return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, session: pytest.Session, items: list[pytest.Item]
-    ) -> Generator[None, None, None]:
-        yield
-        # After every other plugin has had its say: none of them deselects, reorders or marks a stage.
+    def pytest_collection_finish(self, session: pytest.Session) -> Generator[None, None, None]:
+        # Called right after every plugin has had its say about the items: none of them sees a stage to deselect,
+        # reorder or mark.
+        self._tested_here = bool(session.items)
         if not self._config.option.stagebuild_plan:
-            anchor = self._stagebuild.settings.anchor or self._stagebuild.settings.source
-            self._items = make_items(session, anchor, self._stages, self._make)
-            items[:0] = self._items
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        session.testscollected = len(session.items)
+            file = StageFile.from_parent(session, path=self._anchor, nodeid=self._anchor_id)
+            file.stages = self._stages
+            file.make = self._make
+            self._items = [item for item in session.genitems(file) if isinstance(item, StageItem)]
+            session.items[:0] = self._items
+        return (yield)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if not self._config.option.stagebuild_plan:
@@ -90,6 +90,8 @@ class StagedRun:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if not isinstance(item, StageItem):
             return None
+        if self._config.option.setuponly or self._config.option.setupplan:
+            return True
         with self._stagebuild.uncaptured():
             run_item(item)
         return True
@@ -116,27 +118,32 @@ class StagedRun:
         return find_host_tests(self._stagebuild.tree.manifest.entries, settings.source, settings.host_tests)
 
     @cached_property
-    def _arguments(self) -> Arguments:
-        settings = self._stagebuild.settings
-        typed = self._config.args if self._config.args_source is pytest.Config.ArgsSource.ARGS else []
-        arguments = classify(
-            typed,
-            anchor_id=self._anchor_id,
-            rootdir=self._config.rootpath,
-            invocation_dir=self._config.invocation_params.dir,
-            source=settings.source,
-            host_tests=[settings.source / path for path in self._host_tests],
-        )
-        return arguments
+    def _place(self) -> Place:
+        return Place(self._stagebuild.settings.source, self._config.invocation_params.dir)
 
     @cached_property
+    def _arguments(self) -> Arguments:
+        typed = list(self._config.args) if self._config.args_source is pytest.Config.ArgsSource.ARGS else []
+        return classify(
+            typed,
+            self._place,
+            anchor=self._anchor,
+            files=self._stagebuild.tree.manifest.entries,
+            host_tests=self._host_tests,
+        )
+
+    @cached_property
+    def _selection(self) -> Selection:
+        return select(self._config.option, self._arguments, self._place, self._host_tests)
+
+    @property
+    def _anchor(self) -> Path:
+        return self._stagebuild.settings.anchor or self._stagebuild.settings.source
+
+    @property
     def _anchor_id(self) -> str:
-        settings = self._stagebuild.settings
-        anchor = settings.anchor or settings.source
-        try:
-            return anchor.relative_to(self._config.rootpath).as_posix()
-        except ValueError:
-            return str(anchor)
+        # Given to pytest, which otherwise makes "::NAME" or "../x" of a path outside the rootdir, by version.
+        return Path(os.path.relpath(self._anchor, self._config.rootpath)).as_posix()
 
     @property
     def _host_arguments(self) -> list[str]:
@@ -156,22 +163,13 @@ class StagedRun:
 
     def _make(self, stage: StageName) -> StageResult:
         pipeline = self._stagebuild.pipeline
-        if stage != "test":
-            result = pipeline.result(stage)
+        if stage == "test":
+            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here)
         else:
-            result = pipeline.test(self._inner_environment())
+            result = pipeline.result(stage)
         if result.failure:
             self._stagebuild.failure_shown()
         return result
-
-    def _inner_environment(self) -> dict[str, str]:
-        stage = self._stagebuild.settings.stages["test"]
-        if not runs_pytest(stage.command):
-            return {}
-        addopts = inner_addopts(
-            stage.env.get("PYTEST_ADDOPTS"), self._inner_options, self._arguments.inner, self._host_tests
-        )
-        return {"PYTEST_ADDOPTS": addopts} if addopts else {}
 
     def _only_no_tests(self, session: pytest.Session) -> bool:
         """Whether all that failed is that the inner pytest found no tests."""

@@ -1,0 +1,1 @@
+"""What passes between a run and the tests inside the container."""

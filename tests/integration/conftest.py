@@ -1,0 +1,225 @@
+"""Small projects, taken through their stages by a pytest process of their own on a real engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+import pytest
+
+PYTHON_IMAGE = "python:3.11-slim"
+LONGEST = 300.0
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.DockerClient]:
+    with contextlib.closing(docker.from_env(timeout=LONGEST)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def image_with_user(client: docker.DockerClient) -> Iterator[str]:
+    """An image like the base, whose commands run as a user other than root."""
+    name = f"stagebuild-test/user:{uuid.uuid4().hex[:8]}"
+    added = "useradd --create-home --uid 1234 app"
+    container = client.containers.create(PYTHON_IMAGE, ["sh", "-c", added])
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0
+        container.commit(*name.split(":"), conf={"User": "app", "Cmd": ["python3"]})
+    finally:
+        container.remove(force=True)
+    yield name
+    client.images.remove(name, force=True)
+
+
+@dataclass
+class Run:
+    """What a pytest process ended with and printed."""
+
+    code: int
+    output: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+    @property
+    def summary(self) -> list[str]:
+        """The lines of the section "stagebuild", with what differs from run to run made equal."""
+        after = self.output.partition("= stagebuild =")[2].splitlines()[1:]
+        end = next((number for number, line in enumerate(after) if line.startswith("===")), len(after))
+        return [steady(line) for line in after[:end]]
+
+    def row(self, stage: str) -> str:
+        """The line of a stage in the summary."""
+        [row] = [line for line in self.summary if line.startswith(f"{stage} ")]
+        return row
+
+    def outcomes(self) -> dict[str, str]:
+        """The word for each stage in the summary: ``ran``, ``CACHED`` and so on."""
+        pattern = re.compile(r"(install|build|test) .*  (CACHED|FORCED|FAILED|ERROR|skipped|ran)\b")
+        return {match[1]: match[2] for line in self.summary if (match := pattern.match(line))}
+
+
+def steady(text: str) -> str:
+    """Durations as ``0.0s``, UUIDs and digests as zeros, so that two runs print the same."""
+    text = re.sub(r"\b *\d+\.\d+s\b", " 0.0s", text)
+    text = re.sub(r"\bsha256:[0-9a-f]{12}\b", "sha256:" + 12 * "0", text)
+    text = re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UUID", text)
+    return re.sub(r"\b[0-9a-f]{8}\b", 8 * "0", text)
+
+
+@dataclass
+class Project:
+    """A project in ``root``; ``name`` is its own, so that no other test shares its checkpoints."""
+
+    root: Path
+    name: str
+    environ: dict[str, str]
+    pids: set[int] = field(default_factory=set)
+
+    def write(self, files: Mapping[str, str | bytes]) -> None:
+        for path, content in files.items():
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def table(self, **keys: object) -> None:
+        """Write a pyproject.toml with this name and these keys in its table."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        project = ["[project]", f'name = "{self.name}"', 'version = "1"', "", "[tool.stagebuild]", *lines, ""]
+        self.write({"pyproject.toml": "\n".join(project)})
+
+    def start(
+        self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, plain: bool = True
+    ) -> subprocess.Popen[str]:
+        """Start pytest in the project; ``plain`` with no plugin but ours."""
+        chosen = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"} if plain else {}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=cwd or self.root,
+            env={**self.environ, **chosen, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self.pids.add(process.pid)
+        return process
+
+    def pytest(self, *arguments: str, **how: object) -> Run:
+        """Run pytest in the project and wait for it."""
+        process = self.start(*arguments, **how)  # type: ignore[arg-type]
+        try:
+            output, _ = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            process.communicate()
+            raise
+        assert "Traceback (most recent call last)" not in output, output
+        assert "INTERNALERROR" not in output, output
+        return Run(process.returncode, output)
+
+    def stagebuild(self, *arguments: str, **how: object) -> Run:
+        """``pytest --stagebuild-source=.`` with further arguments."""
+        return self.pytest("--stagebuild-source=.", *arguments, **how)
+
+    def git(self, *arguments: str, cwd: Path | None = None) -> str:
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=cwd or self.root, check=True, capture_output=True, text=True).stdout
+
+    def checkpoints(self) -> dict[str, dict[str, object]]:
+        """The lockfile's entries by UUID."""
+        lockfile = json.loads((self.root / ".stagebuild" / "stagebuild.lock").read_text())
+        entries: dict[str, dict[str, object]] = lockfile["checkpoints"]
+        return entries
+
+    def images(self, client: docker.DockerClient) -> list[str]:
+        """The ids of this project's images on the engine."""
+        found = client.images.list(all=True, filters={"label": f"pytest-stagebuild.project={self.name}"})
+        return [image.id for image in found]
+
+    def containers(self, client: docker.DockerClient) -> list[str]:
+        """The names of containers that processes of this project made."""
+        found = client.api.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
+        owners = {one["Names"][0]: json.loads(one["Labels"]["pytest-stagebuild.owner"])["pid"] for one in found}
+        return [name for name, pid in owners.items() if pid in self.pids]
+
+
+@pytest.fixture
+def new_project(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
+    """Makes projects, each with a name of its own, and sees that no container is left and no image stays."""
+    projects: list[Project] = []
+    kept = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "PIP_",
+        "UV_",
+        "SSL_",
+        "REQUESTS_",
+        "DOCKER_",
+        "NO_PROXY",
+        "HTTP",
+        "http",
+        "no_proxy",
+    )
+    environ = {name: value for name, value in os.environ.items() if name.startswith(kept)}
+    environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
+
+    def make(folder: str = "project", **table: object) -> Project:
+        project = Project(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", dict(environ))
+        project.root.mkdir()
+        if table:
+            project.table(**table)
+        projects.append(project)
+        return project
+
+    yield make
+
+    left: list[str] = []
+    for project in projects:
+        deadline = time.monotonic() + 10
+        while (mine := project.containers(client)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left += mine
+        for name in mine:
+            client.api.remove_container(name, force=True)
+        for image in [*project.images(client), *project.images(client)]:  # a parent goes once its child has gone
+            with contextlib.suppress(docker.errors.APIError):
+                client.api.remove_image(image, force=True)
+        assert not project.images(client)
+    assert not left, f"containers left behind: {left}"
+
+
+@pytest.fixture(params=["root", "user"])
+def base(request: pytest.FixtureRequest) -> str:
+    """Images without a USER and with one."""
+    return PYTHON_IMAGE if request.param == "root" else str(request.getfixturevalue("image_with_user"))
+
+
+@pytest.fixture
+def project(new_project: Callable[..., Project], base: str) -> Project:
+    """A project whose stages are cheap: install and build copy a file each, the tests compare."""
+    project = new_project(
+        image=base,
+        install_cmd="cp requirements.txt installed.txt",
+        build_cmd="cat installed.txt module.txt > built.txt",
+        test_cmd="cat built.txt; test -s built.txt",
+    )
+    project.write({"requirements.txt": "one\n", "module.txt": "code\n"})
+    return project
