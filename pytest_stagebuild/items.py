@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import pytest
 
-from pytest_stagebuild.stage import StageName, StageResult
+from pytest_stagebuild.stage import Failure, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word, shown_path
 
 WORD: Final = "stagebuild_word"
@@ -42,7 +42,7 @@ class StageItem(pytest.Item):
         if self.result.outcome == "skipped":
             pytest.skip(self.result.reason)
         if self.result.failure is not None:
-            raise StageItemFailed(self.result)
+            raise StageItemFailed(self.result.failure, is_error=self.result.outcome == "error")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
         if not isinstance(excinfo.value, StageItemFailed):
@@ -60,11 +60,10 @@ class StageItem(pytest.Item):
 class StageItemFailed(Exception):
     """Carries a failed stage's result from an item's run to its report."""
 
-    def __init__(self, result: StageResult) -> None:
-        assert result.failure is not None
-        super().__init__(str(result.failure))
-        self.failure = result.failure
-        self.is_error = result.outcome == "error"
+    def __init__(self, failure: Failure, *, is_error: bool) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.is_error = is_error
 
 
 def run_item(item: StageItem) -> None:

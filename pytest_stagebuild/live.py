@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,9 @@ class LiveView:
         self._moving = reporter.isatty and not stream and not quiet
         self._lock = threading.RLock()
         self._status = ""
+        self._on_new_line = False
+        self._streamed = False
+        self._wrote = False
         self._last_line = ""
         self._stage = ""
         self._since = 0.0
@@ -69,7 +73,9 @@ class LiveView:
     def output(self, stage: StageName, text: str) -> None:
         if self._stream:
             with self._lock:
+                self._begin_line(unless=self._streamed)
                 self._reporter.write(text, flush=True)
+                self._streamed, self._on_new_line = True, text.endswith("\n")
         elif self._moving:
             lines = [line for line in text.splitlines() if line.strip()]
             if lines:
@@ -88,6 +94,15 @@ class LiveView:
             said += f", {result.checkpoint}" if result.checkpoint else ""
         self._line(said)
 
+    def begin(self) -> None:
+        """Something else may have been written since the last line."""
+        self._on_new_line, self._wrote = False, False
+
+    def end_line(self) -> None:
+        """End the last line, before something that does not begin with a newline itself."""
+        if self._wrote and not self._on_new_line:
+            self._reporter.write("\n", flush=True)
+
     def stop(self) -> None:
         """End the moving line, whatever happened."""
         if self._ticker is not None:
@@ -104,18 +119,27 @@ class LiveView:
         if self._quiet:
             return
         with self._lock:
-            self._clear()
-            self._reporter.ensure_newline()
-            self._reporter.write_line(f"stagebuild {text}")
+            self._begin_line()
+            self._reporter.write(f"stagebuild {text}", flush=True)
+            self._on_new_line = False
 
     def _show(self, text: str) -> None:
         with self._lock:
-            width = max(20, self._reporter._tw.fullwidth - 1)
-            self._status = text[:width]
-            self._reporter.write(f"\r\x1b[K{self._status}", flush=True)
+            self._begin_line()
+            self._status = text[: max(20, shutil.get_terminal_size().columns - 1)]
+            self._reporter.write(self._status, flush=True)
+            self._on_new_line = False
+
+    def _begin_line(self, *, unless: bool = False) -> None:
+        """Go to an empty line. As with pytest's own, a line begins with a newline rather than ending with one."""
+        self._clear()
+        if not self._on_new_line and not unless:
+            self._reporter.write("\n")
+        self._streamed, self._wrote = False, True
 
     def _clear(self) -> None:
         with self._lock:
             if self._status:
                 self._status = ""
                 self._reporter.write("\r\x1b[K", flush=True)
+                self._on_new_line = True

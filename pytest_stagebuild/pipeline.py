@@ -21,8 +21,8 @@ from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.output import StageLog
-from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.results.last_failed import bring_in, take_out
+from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.selection import Selection, runs_pytest
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.version import scm_version
@@ -385,7 +385,8 @@ class Pipeline:
         notes: list[str] = []
         if run.surprises:
             notes.append(
-                f"changed while the run went on: {', '.join(run.surprises[:5])}; {stage.name} used them as they were sent"
+                f"changed while the run went on: {', '.join(run.surprises[:5])}; "
+                f"{stage.name} used them as they were sent"
             )
         if run.left_running:
             notes.append(f"{stage.name} left running, ended: {', '.join(run.left_running[:5])}")

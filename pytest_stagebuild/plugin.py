@@ -7,7 +7,7 @@ package, and does nothing, until ``--stagebuild-source`` is given or a fixture i
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pytest_stagebuild.session import StagebuildSession
 
 _SESSION: pytest.StashKey[StagebuildSession] = pytest.StashKey()
+
+
+class Worker(Protocol):
+    """What pytest-xdist calls a node: its controlling process's view of a worker."""
+
+    config: pytest.Config
+    workerinput: dict[str, str]
+    workeroutput: dict[str, str]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -62,9 +70,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
+def pytest_testnodedown(node: Worker, error: object) -> None:
     """What a pytest-xdist worker did, taken into the summary of the process that the user looks at."""
-    told = getattr(node, "workeroutput", {}).get("stagebuild")
+    told = getattr(node, "workeroutput", {}).get("stagebuild")  # a worker that crashed has none
     if told is not None:
         _session_of(node.config).hear(told, node.workerinput["testrunuid"])
 

@@ -105,7 +105,11 @@ class StagebuildSession:
         """What a fixture gives. A failure becomes an error of the test in one line; the summary tells the rest."""
         try:
             with self.uncaptured():
-                return self.pipeline.image(name)
+                try:
+                    return self.pipeline.image(name)
+                finally:
+                    if self._live:
+                        self._live.end_line()  # pytest goes on in the test's own line
         except StageFailed as failed:
             failure = failed.result.failure
             cause = failure.cause if failure else "failed"
@@ -118,6 +122,8 @@ class StagebuildSession:
         """Let what is written here be seen while a test or a stage runs."""
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture and not self._worker else contextlib.nullcontext():
+            if self._live:
+                self._live.begin()
             try:
                 yield
             finally:
@@ -148,7 +154,7 @@ class StagebuildSession:
         report = _merged(reports)
         if report.base is None and not report.notes:
             return
-        reporter.section("stagebuild", sep="=")
+        reporter.write_sep("=", "stagebuild")
         arguments = resume_arguments([str(argument) for argument in self._config.invocation_params.args])
         for line in summary(report, arguments, show_output=not self._failure_shown):
             markup = {"good": {"green": True}, "bad": {"red": True}, "warning": {"yellow": True}, "plain": {}}

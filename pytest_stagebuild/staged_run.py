@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -179,11 +180,10 @@ class StagedRun:
         ] == [NO_TESTS_COLLECTED]
 
 
-class _as_usage_error:
+@contextlib.contextmanager
+def _as_usage_error() -> Iterator[None]:
     """Errors that end a run before anything has run: pytest prints them in one line and exits with 4."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StagebuildError):
-            raise pytest.UsageError(str(error)) from None
+    try:
+        yield
+    except StagebuildError as error:
+        raise pytest.UsageError(str(error)) from None

@@ -26,9 +26,9 @@ class Scan:
     notes: tuple[str, ...]
 
     def how(self, count: int) -> str:
-        """For the header: ``git, 166 files``."""
+        """For the header: ``166 files, by git``."""
         files = f"{count} file" + ("" if count == 1 else "s")
-        return f"walk, {files} ({self.reason})" if self.reason else f"git, {files}"
+        return f"{files}, by a walk: {self.reason}" if self.reason else f"{files}, by git"
 
 
 def scan(root: Path, folders: Folders) -> Scan:

@@ -40,7 +40,7 @@ def test_git_s_view_is_what_is_tracked_and_what_is_new_but_not_what_is_ignored(r
     source = SourceTree.read(repository)
 
     assert set(source.manifest.entries) == {"tracked.py", "new.py", "sub/.gitignore", "sub/keep.log"}
-    assert source.how == "git, 4 files"
+    assert source.how == "4 files, by git"
     assert source.notes == ()
 
 
@@ -90,7 +90,7 @@ def test_unmerged_files_are_sent_once(repository: Path, git, write) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         git(repository, "merge", "other")
 
-    assert SourceTree.read(repository).how == "git, 1 file"
+    assert SourceTree.read(repository).how == "1 file, by git"
 
 
 def test_a_folder_of_a_repository_is_its_own_source(repository: Path, write) -> None:
@@ -102,7 +102,7 @@ def test_a_folder_of_a_repository_is_its_own_source(repository: Path, write) -> 
     source = SourceTree.read(repository / "sub")
 
     assert source.manifest.entries.keys() == {"a.py"}
-    assert source.how.startswith("git,")
+    assert source.how.endswith("by git")
 
 
 def test_a_worktree_is_read_through_git(repository: Path, git, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_worktree_is_read_through_git(repository: Path, git, tmp_path: Path) -
     source = SourceTree.read(tmp_path / "worktree")
 
     assert source.manifest.entries.keys() == {"tracked.py", "new.py"}
-    assert source.how == "git, 2 files"
+    assert source.how == "2 files, by git"
 
 
 def test_submodules_and_other_repositories_inside_are_read_by_their_own_rules(
@@ -179,13 +179,13 @@ def test_a_folder_that_an_outer_repository_ignores_is_walked(repository: Path, w
     source = SourceTree.read(repository / "build")
 
     assert source.manifest.entries.keys() == {"made.py", ".gitignore"}
-    assert source.how == "walk, 2 files (git tracks nothing here)"
+    assert source.how == "2 files, by a walk: git tracks nothing here"
 
 
 def test_a_folder_without_git_is_walked(tree: Path, write) -> None:
     write("a.py")
 
-    assert SourceTree.read(tree).how == "walk, 1 file (not a git repository)"
+    assert SourceTree.read(tree).how == "1 file, by a walk: not a git repository"
 
 
 def test_without_a_git_command_the_source_is_walked(
@@ -193,7 +193,7 @@ def test_without_a_git_command_the_source_is_walked(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert SourceTree.read(repository).how == "walk, 1 file (no git command)"
+    assert SourceTree.read(repository).how == "1 file, by a walk: no git command"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a repository to somebody else")
@@ -204,7 +204,7 @@ def test_a_repository_of_somebody_else_is_walked_and_the_reason_given(repository
     source = SourceTree.read(repository)
 
     assert source.manifest.entries.keys() == {"tracked.py"}
-    assert source.how.startswith("walk, 1 file (git: dubious ownership in repository at")
+    assert source.how.startswith("1 file, by a walk: git: dubious ownership in repository at")
 
 
 def test_the_variables_of_a_git_hook_do_not_point_at_another_repository(
@@ -215,7 +215,7 @@ def test_the_variables_of_a_git_hook_do_not_point_at_another_repository(
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other/index"))
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
 
-    assert SourceTree.read(repository).how == "git, 1 file"
+    assert SourceTree.read(repository).how == "1 file, by git"
 
 
 def test_a_program_that_the_repository_configures_is_not_run(repository: Path, git, tmp_path: Path) -> None:
