@@ -20,6 +20,7 @@ class StageFile(pytest.File):
 
     stages: tuple[StageName, ...] = ()
     make: Callable[[StageName], StageResult]
+    output_seen: bool
 
     def collect(self) -> Iterator[StageItem]:
         for stage in self.stages:
@@ -51,7 +52,8 @@ class StageItem(pytest.Item):
         log = f"log: {shown_path(failure.log)}" if failure.log else ""
         # The short summary shows the first line.
         parts = [f"{failure.stage}: {failure.cause}", failure.hint, log]
-        return "\n".join([*filter(None, parts), *(["", failure.tail] if failure.tail else [])])
+        tail = ["", failure.tail] if failure.tail and not self.parent.output_seen else []
+        return "\n".join([*filter(None, parts), *tail])
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name

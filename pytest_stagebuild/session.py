@@ -93,6 +93,11 @@ class StagebuildSession:
         return self._why_engine
 
     @property
+    def streams(self) -> bool:
+        """Whether the output of commands is shown as it comes."""
+        return self._config.get_verbosity() > 0 or self._config.option.capture == "no"
+
+    @property
     def pipeline(self) -> Pipeline:
         if self._opened is None:
             # Everything that a user can get wrong comes before the engine is asked to do anything.
@@ -156,7 +161,8 @@ class StagebuildSession:
             return
         reporter.write_sep("=", "stagebuild")
         arguments = resume_arguments([str(argument) for argument in self._config.invocation_params.args])
-        for line in summary(report, arguments, show_output=not self._failure_shown):
+        seen = self._failure_shown or (self._live is not None and self.streams)
+        for line in summary(report, arguments, show_output=not seen):
             markup = {"good": {"green": True}, "bad": {"red": True}, "warning": {"yellow": True}, "plain": {}}
             reporter.write_line(line.text, **markup[line.markup])
 
@@ -173,9 +179,7 @@ class StagebuildSession:
         observers: list[Observer] = [_Hooks(self._config)]
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._worker is None:
-            verbosity = self._config.get_verbosity()
-            stream = verbosity > 0 or self._config.option.capture == "no"
-            self._live = LiveView(reporter, stream=stream, quiet=verbosity < 0)
+            self._live = LiveView(reporter, stream=self.streams, quiet=self._config.get_verbosity() < 0)
             observers.append(self._live)
         return _All(observers)
 

@@ -72,6 +72,7 @@ class StagedRun:
             file = StageFile.from_parent(session, path=self._anchor, nodeid=self._anchor_id)
             file.stages = self._stages
             file.make = self._make
+            file.output_seen = self._stagebuild.streams
             self._items = [item for item in session.genitems(file) if isinstance(item, StageItem)]
             session.items[:0] = self._items
         return (yield)

@@ -81,6 +81,10 @@ def take_over(early_config: pytest.Config, parser: pytest.Parser, args: list[str
         if name not in names or getattr(values[name], "origin", "file") != "override":
             del values[name]
     cache.clear()
+    if "cache_dir" not in names:
+        # What failed in a run like this must not stand in the project's own cache, for its own `pytest --lf`.
+        source = early_config.invocation_params.dir / str(before.stagebuild_source)
+        cache["cache_dir"] = str(source / ".stagebuild" / "pytest-cache")
     if any(name not in names and early_config.getini(name) for name in ("addopts", "testpaths")):
         raise _unknown_pytest()
 

@@ -160,8 +160,8 @@ class Project:
         return [name for name, pid in owners.items() if pid in self.pids]
 
 
-@pytest.fixture
-def new_project(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
+@contextlib.contextmanager
+def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
     """Makes projects, each with a name of its own, and sees that no container is left and no image stays."""
     projects: list[Project] = []
     kept = (
@@ -204,6 +204,21 @@ def new_project(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callabl
                 client.api.remove_image(image, force=True)
         assert not project.images(client)
     assert not left, f"containers left behind: {left}"
+
+
+@pytest.fixture
+def new_project(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
+    with making_projects(tmp_path, client) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def new_shared_project(
+    tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient
+) -> Iterator[Callable[..., Project]]:
+    """The same for projects that all tests of a module use."""
+    with making_projects(tmp_path_factory.mktemp("shared"), client) as make:
+        yield make
 
 
 @pytest.fixture(params=["root", "user"])
