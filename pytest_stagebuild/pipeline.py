@@ -150,7 +150,7 @@ class Pipeline:
         for name in STAGES:
             stage = self.settings.stages[name]
             if name == "test":
-                planned.append(PlannedStage(stage, None, "runs every time"))
+                planned.append(PlannedStage(stage, None, "every time"))
             elif name in self._results:
                 checkpoint = self._results[name].checkpoint
                 planned.append(PlannedStage(stage, checkpoint, "--stagebuild-from"))

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-from pytest_stagebuild.options import Settings
+from pytest_stagebuild.options import RebuildFrom, Settings
 from pytest_stagebuild.pipeline import PlannedStage
 from pytest_stagebuild.stage import STAGES, Outcome, RunReport, StageResult
 
@@ -127,13 +127,12 @@ def plan(planned: Sequence[PlannedStage], base: str) -> list[Line]:
 def resume_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line to repeat: every argument as it was given, but for those that choose checkpoints."""
     kept = ["pytest"]
-    skip = False
+    before = ""
     for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--stagebuild-from":
-            skip = True
-        elif not argument.startswith(("--stagebuild-from=", "--stagebuild-rebuild", "--stagebuild-plan")):
+        value_of, before = before, argument
+        if value_of == "--stagebuild-from" or (value_of == "--stagebuild-rebuild" and argument in get_args(RebuildFrom)):
+            continue
+        if argument != "--stagebuild-from" and not argument.startswith(("--stagebuild-from=", "--stagebuild-rebuild", "--stagebuild-plan")):
             kept.append(argument)
     return kept
 
