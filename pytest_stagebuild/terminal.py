@@ -130,9 +130,12 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
     before = ""
     for argument in arguments:
         value_of, before = before, argument
-        if value_of == "--stagebuild-from" or (value_of == "--stagebuild-rebuild" and argument in get_args(RebuildFrom)):
-            continue
-        if argument != "--stagebuild-from" and not argument.startswith(("--stagebuild-from=", "--stagebuild-rebuild", "--stagebuild-plan")):
+        chosen = value_of == "--stagebuild-rebuild" and argument in get_args(RebuildFrom)
+        if (
+            not chosen
+            and "--stagebuild-from" not in (value_of, argument)
+            and not argument.startswith(("--stagebuild-from=", "--stagebuild-rebuild", "--stagebuild-plan"))
+        ):
             kept.append(argument)
     return kept
 

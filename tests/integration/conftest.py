@@ -103,12 +103,17 @@ class Project:
         self.write({"pyproject.toml": "\n".join(project)})
 
     def start(
-        self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, plain: bool = True
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        plain: bool = True,
+        python: str = sys.executable,
     ) -> subprocess.Popen[str]:
         """Start pytest in the project; ``plain`` with no plugin but ours."""
         chosen = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"} if plain else {}
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
+            [python, "-m", "pytest", *arguments],
             cwd=cwd or self.root,
             env={**self.environ, **chosen, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -238,3 +243,9 @@ def project(new_project: Callable[..., Project], base: str) -> Project:
     )
     project.write({"requirements.txt": "one\n", "module.txt": "code\n"})
     return project
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "client" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.engine)
