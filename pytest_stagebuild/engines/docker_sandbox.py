@@ -8,6 +8,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,6 +21,7 @@ from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, S
 from pytest_stagebuild.engines.tar_stream import IterableFile
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
+from pytest_stagebuild.interrupts import held_back
 
 if TYPE_CHECKING:
     from requests import Response
@@ -53,7 +55,7 @@ class DockerSandbox:
         self._switch: Response | None = None
         self._kills_seen = 0
         api = connection.quick
-        with engine_errors("create a container"):
+        with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
             try:
                 self._base_config: Mapping[str, Any] = connection.inspect_image(image.id)["Config"] or {}
                 api.create_container(
@@ -201,6 +203,10 @@ class DockerSandbox:
             return self._commit(reference, labels)
 
     def remove(self) -> None:
+        with held_back():
+            self._remove()
+
+    def _remove(self) -> None:
         from docker.errors import APIError, NotFound
 
         deadline = time.monotonic() + 30
@@ -234,6 +240,15 @@ class DockerSandbox:
         except EngineError:
             if error is None:
                 raise
+
+    @contextmanager
+    def _removed_where_this_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(EngineError):
+                self.remove()
+            raise
 
     def _text_of(self, path: str) -> str:
         """A text file of the image, "" where there is none. A link is followed, inside the image."""

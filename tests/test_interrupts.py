@@ -1,0 +1,86 @@
+"""Signals are held back for as long as something is under way, and are never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from pytest_stagebuild import interrupts
+from pytest_stagebuild.interrupts import INTERRUPTING, held_back
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Every signal raises, as it does in a run."""
+
+    def raise_it(number, frame):
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, raise_it) for number in INTERRUPTING}
+    yield raise_it
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", INTERRUPTING)
+def test_what_was_begun_comes_to_its_end_before_the_signal_is_raised(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name), held_back():  # noqa: PT012
+        os.kill(os.getpid(), number)
+        done.append("first")
+        os.kill(os.getpid(), number)
+        done.append("second")
+    assert done == ["first", "second"]
+
+
+def test_an_error_inside_is_not_lost_behind_the_signal():
+    with pytest.raises(KeyboardInterrupt) as caught, held_back():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("inside")
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_afterwards_signals_raise_at_once_again(interruptible):
+    with held_back():
+        pass
+    assert [signal.getsignal(number) for number in INTERRUPTING] == [interruptible] * len(INTERRUPTING)
+
+
+def test_one_hold_inside_another_lets_nothing_through_before_the_outer_ends():
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():  # noqa: PT012
+        with held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+        done.append("inner")
+    assert done == ["inner"]
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with held_back():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_who_has_waited_long_enough_gets_through(monkeypatch):
+    monkeypatch.setattr(interrupts, "_PATIENCE", -1.0)
+    with pytest.raises(KeyboardInterrupt), held_back():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second one was held back as well")
+
+
+def test_another_thread_leaves_the_handlers_alone(interruptible):
+    seen = []
+
+    def work():
+        with held_back():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [interruptible]
