@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -127,7 +128,7 @@ class LiveView:
         with self._lock:
             self._begin_line()
             self._status = text[: max(20, shutil.get_terminal_size().columns - 1)]
-            self._reporter.write(self._status, flush=True)
+            _write_past_pytest(self._status)
             self._on_new_line = False
 
     def _begin_line(self, *, unless: bool = False) -> None:
@@ -141,5 +142,11 @@ class LiveView:
         with self._lock:
             if self._status:
                 self._status = ""
-                self._reporter.write("\r\x1b[K", flush=True)
+                _write_past_pytest("\r\x1b[K")
                 self._on_new_line = True
+
+
+def _write_past_pytest(text: str) -> None:
+    """Write what will be erased: pytest counts the characters of a line, to put its percentages at the right end."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
