@@ -72,6 +72,22 @@ def extract(
     return Extracted(tuple(destination / path for path in extraction.files), extraction.notes())
 
 
+def remove_old(destination: Path) -> None:
+    """Remove what an earlier run put there, so that nobody takes it for what this run made.
+
+    Raises :class:`ArtifactError` where it cannot be removed.
+    """
+    try:
+        if not destination.is_symlink():
+            shutil.rmtree(destination)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ArtifactError(
+            f"old artifacts in {destination} cannot be removed ({error}); remove them by hand"
+        ) from error
+
+
 class _Extraction:
     """What has come out of an archive so far."""
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import posixpath
-import signal
 import tarfile
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import (
     LABEL,
     RECORD_PATH,
@@ -24,7 +25,7 @@ from pytest_stagebuild.checkpoint import (
     labels_of,
 )
 from pytest_stagebuild.engines.protocol import CommandExit, Engine, OutputSink, Sandbox, StoredImage
-from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.secrets import Leak, search
@@ -65,7 +66,7 @@ class Workplace:
     version: ScmVersion | None = None
 
     def environment(self, declared: Mapping[str, str]) -> dict[str, str]:
-        """A command's environment beyond the image's: the host's settings, the version from git, the declared, secrets."""
+        """What a command gets beyond the image's: the host's settings, the version from git, the declared, secrets."""
         version = self.version.variables if self.version else {}
         return {**self.host.env, **version, **declared, **self.secrets}
 
@@ -190,46 +191,30 @@ def run_to_checkpoint(
     return run
 
 
+def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Copy what the tests left at the paths ``wanted`` into ``folder``, and give what is to be noted about that.
+
+    A path below ``/src`` keeps its place relative to that, any other one its place below ``/``. How the tests ended stands
+    whatever becomes of their artifacts.
+    """
+    notes: list[str] = []
+    for one in wanted:
+        path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, one))
+        below_source = path.startswith(WORKING_DIRECTORY + "/")
+        place = posixpath.relpath(path, WORKING_DIRECTORY if below_source else "/")
+        try:
+            notes += extract(sandbox.get(path), folder / posixpath.dirname(place)).notes
+        except FileNotFoundError:
+            notes.append(f"artifact {one} was not there after the tests")
+        except StagebuildError as error:
+            notes.append(f"artifact {one} was not copied out: {error}")
+    return tuple(notes)
+
+
 def image_name(project: str, uuid: str) -> str:
     """The name under which a checkpoint's image is stored, so that it is not taken for a dangling one."""
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in project.lower())
     return f"stagebuild/{plain.strip('-_.') or 'project'}:{uuid}"
-
-
-def cause_of(ended: CommandExit, timeout: float) -> str:
-    """How a command failed, in a few words."""
-    if ended.timed_out:
-        return f"timed out after {timeout:g} s"
-    if ended.out_of_memory:
-        return "killed for memory (137)"
-    match ended.code:
-        case 126:
-            return "command not executable (126)"
-        case 127:
-            return "command not found (127)"
-        case 139:
-            return "segmentation fault (139)"
-        case code if 128 < code <= 192:
-            with contextlib.suppress(ValueError):
-                return f"killed by {signal.Signals(code - 128).name} ({code})"
-    return f"exit {ended.code}"
-
-
-def hint_for(ended: CommandExit, stage: Stage) -> str:
-    """What to do about a failure that its cause does not explain by itself."""
-    if ended.timed_out:
-        return f"Give the stage more time with --stagebuild-timeout or the key timeout, now {stage.timeout:g} s."
-    if ended.out_of_memory:
-        return "The kernel ended it since memory ran out: give the engine more memory, or let the command use less."
-    match ended.code:
-        case 127:
-            return "A command that it names is not in the image: install it in an earlier stage, or choose an image that has it."
-        case 126:
-            return "A file that it names cannot be executed: check its executable bit and its first line."
-        case 137:
-            return "Somebody killed it (SIGKILL); the kernel does so too when the whole machine is short of memory."
-        case _:
-            return ""
 
 
 def clear_run_folder(sandbox: Sandbox) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import posixpath
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from pytest_stagebuild.artifacts import extract
+from pytest_stagebuild.artifacts import remove_old
+from pytest_stagebuild.attempt import NO_TESTS, Attempt
 from pytest_stagebuild.base import ResolvedBase, resolve_base
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
-from pytest_stagebuild.engines.protocol import Engine, Sandbox
+from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import RUN_FOLDER, Ground, StageRun, Workplace, cause_of, hint_for, run_to_checkpoint
+from pytest_stagebuild.execution import RUN_FOLDER, Ground, StageRun, Workplace, run_to_checkpoint, take_artifacts
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.image import Image
 from pytest_stagebuild.lockfile import Lockfile
@@ -26,14 +25,9 @@ from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.selection import Selection, runs_pytest
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.version import scm_version
-from pytest_stagebuild.stage import STAGES, CheckpointStage, Failure, RunReport, Stage, StageName, StageResult
+from pytest_stagebuild.stage import STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
-
-NO_TESTS_COLLECTED: Final = "no tests were collected (exit 5)"
-
-_NO_TESTS: Final = 5
-"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
 
 _SUCCEEDED: Final = ("cached", "forced", "ran")
 
@@ -108,7 +102,11 @@ class Pipeline:
     def base(self) -> ResolvedBase:
         """The base image, pulled where it is missing; and what ``--stagebuild-from`` names, looked up."""
         if self._resolved is None:
-            self._resolved = resolve_base(self.settings, self.engine, self._store, self._lockfile, self._observer)
+            try:
+                self._resolved = resolve_base(self.settings, self.engine, self._store, self._lockfile, self._observer)
+            except KeyboardInterrupt:
+                self._note(f"interrupted before the base image {self.settings.image} was there")
+                raise
             self._note(*self._resolved.notes)
             self._observer.base_ready(self._resolved.base)
             if self.settings.resume_from not in (None, "base"):
@@ -204,13 +202,18 @@ class Pipeline:
                 cause = self._first_failure(before)
                 return StageResult(stage.name, stage.command, "skipped", reason=f"{cause.stage} failed")
             ground = self._grounds[before.stage]
+        attempt = Attempt(stage)
         try:
-            return self._test(stage, ground) if stage.name == "test" else self._checkpoint(stage, ground)
-        except StagebuildError as error:
-            failure = Failure(stage.name, "engine error" if isinstance(error, EngineError) else "error", str(error))
-            return StageResult(stage.name, stage.command, "error", failure=failure)
+            return self._test(attempt, ground) if stage.name == "test" else self._checkpoint(attempt, ground)
+        except (StagebuildError, OSError) as error:
+            return attempt.broken_off_by(error)
+        except BaseException as error:
+            # Not ours to explain; but whoever asks for the stage again must not set out on it once more.
+            self._results[stage.name] = attempt.broken_off_by(error)
+            raise
 
-    def _checkpoint(self, stage: Stage, ground: Ground) -> StageResult:
+    def _checkpoint(self, attempt: Attempt, ground: Ground) -> StageResult:
+        stage = attempt.stage
         components = self._components(stage, ground.parent)
         told = self._told_to_run(stage.name)
         if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
@@ -221,51 +224,42 @@ class Pipeline:
         ):
             if shared := self._run.result(key, self.tree.manifest.digest):
                 return self._shared(stage, shared)
-            reason = told
+            attempt.reason = told
             if not told:
                 match self._store.find(components, self.tree.manifest):
                     case Found() as found:
                         return self._reuse(stage, found, "cached")
                     case missed:
-                        reason = missed.reason
+                        attempt.reason = missed.reason
             decided = self.tree.manifest.digest
-            result = self._run_stage(stage, ground, components, reason)
+            result = self._run_stage(attempt, ground, components)
             self._run.keep(key, decided, result)
             return result
 
-    def _run_stage(self, stage: Stage, ground: Ground, components: Mapping[str, object], reason: str) -> StageResult:
-        self._observer.stage_started(stage, reason)
-        started = time.monotonic()
-        with self._log(stage.name) as log:
+    def _run_stage(self, attempt: Attempt, ground: Ground, components: Mapping[str, object]) -> StageResult:
+        stage = attempt.stage
+        self._observer.stage_started(stage, attempt.reason)
+        with attempt.logged(self._log(stage.name)) as log:
             run = run_to_checkpoint(
                 self._work, stage, ground, components, log.write, lambda done: self._observer.step(stage.name, done)
             )
         notes = self._after(stage, run)
-        took = time.monotonic() - started
         if run.checkpoint is None or run.record is None or run.image is None:
-            return StageResult(
-                stage.name,
-                stage.command,
-                "failed",
-                took,
-                reason,
-                failure=_failure(stage, run, log),
-                log=log.path,
-                notes=notes,
-            )
+            return attempt.failed(run, notes)
         self._store.add(run.checkpoint, run.record)
         self._observer.step(stage.name, "recorded")
         self._observer.checkpoint_made(run.checkpoint)
         self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
-        return StageResult(stage.name, stage.command, "ran", took, reason, run.checkpoint, log=log.path, notes=notes)
+        return attempt.succeeded(checkpoint=run.checkpoint, notes=notes)
 
-    def _test(self, stage: Stage, ground: Ground) -> StageResult:
+    def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
+        stage = attempt.stage
         self._observer.stage_started(stage, "")
-        started = time.monotonic()
+        remove_old(self._state.artifacts)
         inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
         failed_before = self._state.path / "last-failed.json"
         with (
-            self._log("test") as log,
+            attempt.logged(self._log("test")) as log,
             self._work.sandbox(
                 ground,
                 labels={},
@@ -286,36 +280,12 @@ class Pipeline:
             self._observer.step("test", "command ended")
             run = StageRun(ended, upload.sent, upload.surprises)
             take_out(sandbox, failed_before)
-            notes = self._take_artifacts(sandbox)
+            notes = take_artifacts(sandbox, self.settings.artifacts, self._state.artifacts)
         notes += self._after(stage, run)
-        took = time.monotonic() - started
         failed = ended.code != 0 or ended.timed_out
-        if ended.code == _NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
+        if ended.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
             failed, notes = False, (*notes, "no tests inside the container: those selected run here")
-        return StageResult(
-            stage.name,
-            stage.command,
-            "failed" if failed else "ran",
-            took,
-            failure=_failure(stage, run, log) if failed else None,
-            log=log.path,
-            notes=notes,
-        )
-
-    def _take_artifacts(self, sandbox: Sandbox) -> tuple[str, ...]:
-        notes: list[str] = []
-        for wanted in self.settings.artifacts:
-            path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, wanted))
-            inside = (
-                posixpath.relpath(path, WORKING_DIRECTORY) if path.startswith(WORKING_DIRECTORY + "/") else path[1:]
-            )
-            try:
-                taken = extract(sandbox.get(path), self._state.artifacts / posixpath.dirname(inside))
-            except FileNotFoundError:
-                notes.append(f"artifact {wanted} was not there after the tests")
-            else:
-                notes.extend(taken.notes)
-        return tuple(notes)
+        return attempt.failed(run, notes) if failed else attempt.succeeded(notes=notes)
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)
@@ -395,7 +365,7 @@ class Pipeline:
     def _first_failure(self, result: StageResult) -> StageResult:
         if result.outcome != "skipped":
             return result
-        return next(one for one in self._results.values() if one.outcome in ("failed", "error"))
+        return next(one for one in self._results.values() if one.failure)
 
     def _note(self, *notes: str) -> None:
         self.notes.extend(note for note in notes if note and note not in self.notes)
@@ -403,20 +373,3 @@ class Pipeline:
 
 def _first_of(rebuild: str) -> str:
     return "install" if rebuild == "all" else rebuild
-
-
-def _failure(stage: Stage, run: StageRun, log: StageLog) -> Failure:
-    if run.leak is not None:
-        cause = f"the secret {run.leak.name} is in {run.leak.path}"
-        hint = (
-            f"The command wrote it there ({run.leak.form}); a checkpoint would keep it. "
-            "Let the command remove the file, or not write the secret into it."
-        )
-    elif stage.name == "test" and run.exit.code == _NO_TESTS and runs_pytest(stage.command):
-        cause, hint = (
-            NO_TESTS_COLLECTED,
-            "The pytest in the container found no tests: check its arguments and testpaths.",
-        )
-    else:
-        cause, hint = cause_of(run.exit, stage.timeout), hint_for(run.exit, stage)
-    return Failure(stage.name, cause, hint, log.path, log.tail())

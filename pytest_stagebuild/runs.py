@@ -33,11 +33,13 @@ class RunFolder:
             return None
 
     def keep(self, key: str, source: str, result: StageResult) -> None:
+        """Tell the other processes; where that cannot be, each of them works for itself."""
         path = self._path(key, source)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(result_to_json(result)))
-        os.replace(temporary, path)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(result_to_json(result)))
+            os.replace(temporary, path)
 
     def remove(self) -> None:
         """Forget the run, and runs that ended long ago without doing so."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import uuid as uuids
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from types import FrameType
@@ -20,6 +20,7 @@ from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines import BUILT_IN, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
 from pytest_stagebuild.errors import StagebuildError, StageFailed
+from pytest_stagebuild.interrupts import INTERRUPTING, held_back
 from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
@@ -44,7 +45,7 @@ from pytest_stagebuild.terminal import resume_arguments, summary
 if TYPE_CHECKING:
     from pytest_stagebuild.image import Image
 
-_TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "error", "failed")
+_TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "interrupted", "error", "failed")
 """Outcomes by how much they tell: of what several workers say about a stage, the last of these is shown."""
 
 
@@ -59,7 +60,7 @@ class StagebuildSession:
         self._why_engine = ""
         self._heard: list[RunReport] = []
         self._report: RunReport | None = None
-        self._old_sigterm: Any = None
+        self._old_handlers: dict[int, Any] = {}
         self._failure_shown = False
         self.run_id: str = self._worker["testrunuid"] if self._worker else uuids.uuid4().hex
 
@@ -102,7 +103,7 @@ class StagebuildSession:
         if self._opened is None:
             # Everything that a user can get wrong comes before the engine is asked to do anything.
             settings, tree = self.settings, self.tree
-            self._catch_sigterm()
+            self._catch_signals()
             self._opened = Pipeline(settings, self.engine, tree, os.environ, self._observer(), self.run_id)
         return self._opened
 
@@ -147,7 +148,8 @@ class StagebuildSession:
     def finish(self) -> None:
         """End the run: clean up, and tell the controlling process if this is a worker of pytest-xdist."""
         if self._opened is not None:
-            self._opened.close()
+            with held_back():
+                self._opened.close()
             self._report = self._opened.report()
         if self._worker is not None and self._report is not None:
             self._config.workeroutput["stagebuild"] = _report_to_text(self._report)  # type: ignore[attr-defined]
@@ -172,8 +174,9 @@ class StagebuildSession:
             self._opened = None
         if self._worker is None:
             RunFolder(cache_folder() / "runs", self.run_id).remove()
-        if self._old_sigterm is not None:
-            signal.signal(signal.SIGTERM, self._old_sigterm)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._old_handlers.clear()
 
     def _observer(self) -> Observer:
         observers: list[Observer] = [_Hooks(self._config)]
@@ -183,14 +186,33 @@ class StagebuildSession:
             observers.append(self._live)
         return _All(observers)
 
-    def _catch_sigterm(self) -> None:
-        """Let SIGTERM end a run as Ctrl-C does: Python's default ends the process without any clean-up."""
-        if self._worker is None and threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-            self._old_sigterm = signal.signal(signal.SIGTERM, _interrupt)
+    def leave_when_interrupted(self) -> None:
+        """Let the next signal end the process at once: the run is being wound up, and holds no sandbox any more."""
+        for number in INTERRUPTING:
+            if callable(signal.getsignal(number)):
+                self._handle(number, _leave)
+
+    def _catch_signals(self) -> None:
+        """Let SIGTERM and SIGHUP end a run as Ctrl-C does: by default they end the process without any clean-up."""
+        if self._worker is None:
+            for number in INTERRUPTING:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._handle(number, _interrupt)
+
+    def _handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._old_handlers.setdefault(number, signal.signal(number, handler))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(f"signal {number}")
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(Exception):
+        sys.stdout.write("\nstagebuild: interrupted again, left at once\n")
+        sys.stdout.flush()
+    os._exit(pytest.ExitCode.INTERRUPTED)
 
 
 def _merged(reports: list[RunReport]) -> RunReport:

@@ -18,9 +18,10 @@ CheckpointStage = Literal["install", "build"]
 STAGES: Final[tuple[StageName, ...]] = ("install", "build", "test")
 CHECKPOINT_NAMES: Final[Mapping[CheckpointStage, str]] = {"install": "deps-installed", "build": "build-complete"}
 
-Outcome = Literal["cached", "forced", "ran", "failed", "error", "skipped"]
+Outcome = Literal["cached", "forced", "ran", "failed", "error", "interrupted", "skipped"]
 """cached: reused because nothing changed. forced: reused because the user said so. failed: the user's command
-failed. error: the engine did. skipped: a stage before it did not succeed."""
+failed. error: the engine did. interrupted: the user or a signal ended the run. skipped: a stage before it did not
+succeed."""
 
 Inputs = Literal["all"] | tuple[str, ...]
 """What a stage depends on in the source tree: every file, or those that match a glob."""
@@ -126,7 +127,7 @@ def result_from_json(value: object) -> StageResult:
         case {
             "stage": "install" | "build" | "test" as stage,
             "command": str(command),
-            "outcome": "cached" | "forced" | "ran" | "failed" | "error" | "skipped" as outcome,
+            "outcome": "cached" | "forced" | "ran" | "failed" | "error" | "interrupted" | "skipped" as outcome,
             "duration": int() | float() as duration,
             "reason": str(reason),
             "checkpoint": checkpoint,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_stagebuild.attempt import NO_TESTS_COLLECTED
 from pytest_stagebuild.errors import StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
-from pytest_stagebuild.pipeline import NO_TESTS_COLLECTED
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
 from pytest_stagebuild.session import StagebuildSession
 from pytest_stagebuild.stage import STAGES, StageName, StageResult
@@ -106,6 +106,9 @@ class StagedRun:
         category = "error" if report.when == "setup" and report.failed else report.outcome
         # No letter: the live lines have said so already, and a letter would stand between them.
         return category, "", word.upper() if word != "CACHED" else word
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._stagebuild.leave_when_interrupted()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -253,7 +253,8 @@ def read_file(archive: bytes) -> bytes:
     """The content of the only file in a tar. Raises ``ValueError`` where there is none."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
-            if (file := tar.extractfile(member)) is not None:
+            # `extractfile` follows a link into the archive, and raises KeyError where that does not hold its target.
+            if member.isreg() and (file := tar.extractfile(member)) is not None:
                 return file.read()
     raise ValueError("the archive holds no file")
 

@@ -25,6 +25,7 @@ _WORDS: Final[dict[Outcome, tuple[str, Markup]]] = {
     "ran": ("ran", "good"),
     "failed": ("FAILED", "bad"),
     "error": ("ERROR", "bad"),
+    "interrupted": ("STOPPED", "bad"),
     "skipped": ("skipped", "warning"),
 }
 
@@ -100,13 +101,14 @@ def _after_failure(report: RunReport, resume: Sequence[str], *, show_output: boo
     if failed is None or failed.failure is None:
         return []
     log = f", log: {shown_path(failed.failure.log)}" if failed.failure.log else ""
+    ended = "stopped" if failed.outcome == "interrupted" else "failed"
     points = ", ".join(str(point) for point in report.rollback_points)
     target = report.rollback_points[0].name if report.rollback_points else "base"
     output = [Line(""), *map(Line, failed.failure.tail.splitlines())] if show_output and failed.failure.tail else []
     return [
         *output,
         Line(""),
-        Line(f"failed stage     {failed.stage} ({failed.failure.cause}){log}", "bad"),
+        Line(f"{ended + ' stage':<17}{failed.stage} ({failed.failure.cause}){log}", "bad"),
         Line(f"rollback points  {points or 'none but the base image'}"),
         Line(f"resume           {shlex.join([*resume, f'--stagebuild-from={target}'])}"),
     ]
