@@ -1,0 +1,135 @@
+"""An attempt at a stage: what is known of it while it is made, and what it comes to, whichever way it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from pytest_stagebuild.checkpoint import Checkpoint
+from pytest_stagebuild.engines.protocol import CommandExit
+from pytest_stagebuild.errors import EngineError, StagebuildError
+from pytest_stagebuild.execution import StageRun
+from pytest_stagebuild.output import StageLog
+from pytest_stagebuild.selection import runs_pytest
+from pytest_stagebuild.stage import Failure, Outcome, Stage, StageResult
+
+NO_TESTS_COLLECTED: Final = "no tests were collected (exit 5)"
+
+NO_TESTS: Final = 5
+"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
+
+
+@dataclass
+class Attempt:
+    """A stage that is being made. ``reason`` says why no checkpoint was reused, once that is known."""
+
+    stage: Stage
+    reason: str = ""
+    _started: float = field(default_factory=time.monotonic)
+    _log: StageLog | None = None
+
+    @contextlib.contextmanager
+    def logged(self, log: StageLog) -> Iterator[StageLog]:
+        """Count the time from here on, and take the stage's output."""
+        self._started, self._log = time.monotonic(), log
+        with log:
+            yield log
+
+    def succeeded(self, *, checkpoint: Checkpoint | None = None, notes: tuple[str, ...] = ()) -> StageResult:
+        return self._result("ran", checkpoint=checkpoint, notes=notes)
+
+    def failed(self, run: StageRun, notes: tuple[str, ...]) -> StageResult:
+        """The user's command failed, or left what must not be kept."""
+        if run.leak is not None:
+            cause = f"the secret {run.leak.name} is in {run.leak.path}"
+            hint = (
+                f"The command wrote it there ({run.leak.form}); a checkpoint would keep it. "
+                "Let the command remove the file, or not write the secret into it."
+            )
+        elif self.stage.name == "test" and run.exit.code == NO_TESTS and runs_pytest(self.stage.command):
+            cause = NO_TESTS_COLLECTED
+            hint = "The pytest in the container found no tests: check its arguments and testpaths."
+        else:
+            cause, hint = cause_of(run.exit, self.stage.timeout), hint_for(run.exit, self.stage)
+        return self._result("failed", failure=self._failure(cause, hint), notes=notes)
+
+    def broken_off_by(self, error: BaseException) -> StageResult:
+        """Something else than the user's command ended the stage."""
+        match error:
+            case EngineError():
+                return self._result("error", failure=self._failure("engine error", str(error)))
+            case StagebuildError():
+                return self._result("error", failure=self._failure("error", str(error)))
+            case OSError():
+                return self._result("error", failure=self._failure("error", f"{error}. Mend that, then run again."))
+            case Exception():
+                return self._result("error", failure=self._failure("error", f"{type(error).__name__}: {error}"))
+            case _:
+                return self._result("interrupted", failure=self._failure("interrupted"))
+
+    def _failure(self, cause: str, hint: str = "") -> Failure:
+        path, tail = (self._log.path, self._log.tail()) if self._log else (None, "")
+        return Failure(self.stage.name, cause, hint, path, tail)
+
+    def _result(
+        self,
+        outcome: Outcome,
+        *,
+        checkpoint: Checkpoint | None = None,
+        failure: Failure | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> StageResult:
+        return StageResult(
+            self.stage.name,
+            self.stage.command,
+            outcome,
+            time.monotonic() - self._started,
+            self.reason,
+            checkpoint,
+            failure,
+            self._log.path if self._log else None,
+            (*notes, *([self._log.problem] if self._log and self._log.problem else [])),
+        )
+
+
+def cause_of(ended: CommandExit, timeout: float) -> str:
+    """How a command failed, in a few words."""
+    if ended.timed_out:
+        return f"timed out after {timeout:g} s"
+    if ended.out_of_memory:
+        return "killed for memory (137)" if ended.code == 137 else f"exit {ended.code}, ran out of memory"
+    match ended.code:
+        case 126:
+            return "command not executable (126)"
+        case 127:
+            return "command not found (127)"
+        case 139:
+            return "segmentation fault (139)"
+        case code if 128 < code <= 192:
+            with contextlib.suppress(ValueError):
+                return f"killed by {signal.Signals(code - 128).name} ({code})"
+    return f"exit {ended.code}"
+
+
+def hint_for(ended: CommandExit, stage: Stage) -> str:
+    """What to do about a failure that its cause does not explain by itself."""
+    if ended.timed_out:
+        return f"Give the stage more time with --stagebuild-timeout or the key timeout, now {stage.timeout:g} s."
+    if ended.out_of_memory:
+        return "The kernel ended it since memory ran out: give the engine more memory, or let the command use less."
+    match ended.code:
+        case 127:
+            return (
+                "A command that it names is not in the image: install it in an earlier stage, or choose an image that "
+                "has it."
+            )
+        case 126:
+            return "A file that it names cannot be executed: check its executable bit and its first line."
+        case 137:
+            return "Somebody killed it (SIGKILL); the kernel does so too when the whole machine is short of memory."
+        case _:
+            return ""
