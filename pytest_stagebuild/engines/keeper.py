@@ -33,12 +33,14 @@ while now; left=$((end - now)); [ "$left" -gt 0 ]; do
 done
 """
 
+# The command line is read before the state: a process that ended in between has none, and is then seen to be dead.
 _LIST: Final = """
 for entry in /proc/[0-9]*; do
   pid=${entry#/proc/}
-  if [ "$pid" != 1 ] && [ "$pid" != "$$" ] && read -r status <"$entry/stat"; then
-    printf '\\n%s\\n%s\\n' "$1" "$status"
+  if [ "$pid" != 1 ] && [ "$pid" != "$$" ]; then
+    printf '\\n%s\\n' "$1"
     cat "$entry/cmdline" || { read -r line <"$entry/cmdline"; printf '%s' "$line"; }
+    ! read -r status <"$entry/stat" || printf '\\n%s=\\n%s' "$1" "$status"
   fi
 done 2>/dev/null
 :
@@ -93,7 +95,7 @@ def leftovers(listing: bytes, token: str) -> list[Leftover]:
     """
     found = []
     for part in listing.split(f"\n{token}\n".encode())[1:]:
-        status, _, command_line = part.partition(b"\n")
+        command_line, _, status = part.partition(f"\n{token}=\n".encode())
         # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: pid (comm) state ppid pgrp session tty tpgid flags
         match = re.match(rb"(\d+) \((.*)\) (.) (?:-?\d+ ){5}(\d+)", status, re.DOTALL)
         if match is None or match[3] in b"ZX":
