@@ -8,20 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_stagebuild.errors import ConfigurationError
-from pytest_stagebuild.project import (
-    ProjectFiles,
-    extras,
-    is_package,
-    normalised,
-    requires_python,
-    table_at,
-    texts_in,
-)
+from pytest_stagebuild.needs import Needs, declared_needs, first_test_name, names_package, resolved_group
+from pytest_stagebuild.poetry import specifiers
+from pytest_stagebuild.project import ProjectFiles, extras, is_package, normalised, requires_python, table_at, texts_in
 from pytest_stagebuild.stage import StageName
-
-TEST_NAMES: Final = ("test", "tests", "testing", "dev")
-"""The extras and groups that hold what tests need, the most telling first."""
 
 NOTHING_TO_DO: Final = "true"
 
@@ -54,7 +44,7 @@ def detect(files: ProjectFiles, given: Mapping[StageName, str]) -> Detection:
     """
     if "uv.lock" in files.names:
         image, commands, notes = _uv(files, given)
-    elif "poetry.lock" in files.names or _has_poetry_groups(files):
+    elif "poetry.lock" in files.names or _is_poetry_s_alone(files):
         image, commands, notes = _poetry(files, given)
     elif is_package(files):
         image, commands, notes = _package(files, given)
@@ -77,7 +67,7 @@ def python_image(requirement: str) -> tuple[str | None, list[str]]:
     if not requirement.strip():
         return None, []
     try:
-        alternatives = [SpecifierSet(_pep440(part)) for part in re.split(r"\|\|?", requirement)]
+        alternatives = [SpecifierSet(alternative) for alternative in specifiers(requirement)]
     except InvalidSpecifier:
         return None, [f"the Python versions that the project asks for cannot be read: {requirement}"]
     for minor in (*range(_FIRST_MINOR, 100), *reversed(range(_FIRST_MINOR))):
@@ -97,29 +87,35 @@ def _uv(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
     # https://docs.astral.sh/uv/concepts/projects/config/#build-systems: without one, a project is no package.
     package = uv.get("package", "build-system" in files.pyproject) is True
     everything = ["--all-packages"] if "workspace" in uv and not declared else []
-    extra, group = _first_test_name(extras(files)), _first_test_name(groups)
+    extra, group = first_test_name(extras(files)), first_test_name(groups)
     selected = [*texts_in(declared.get("dependencies")), *texts_in(uv.get("dev-dependencies"))]
     selected += texts_in(table_at(declared, "optional-dependencies").get(extra or ""))
     choice = ["--extra", extra] if extra else ["--group", group] if group else []
+    # Else uv would download the Python that the file names, from a place that package mirrors do not have.
+    python = ["--python", "3"] if ".python-version" in files.names else []
+    if python:
+        notes.append("the Python of the image is used, whatever .python-version says")
     for name in groups:
         if name in choice or normalised(name) == "dev":  # uv installs "dev" unasked
-            selected += texts_in(groups[name])
+            selected += resolved_group(files, name)
+    declared_here = names_package(selected, "pytest")
     commands: dict[StageName, str] = {
-        "build": shlex.join(["uv", "build", *everything]) if package or everything else NOTHING_TO_DO,
-        "test": "uv run pytest" if _names(selected, "pytest") else "uv run --with pytest pytest",
+        "build": shlex.join(["uv", "build", *python, *everything]) if package or everything else NOTHING_TO_DO,
+        "test": shlex.join(["uv", "run", *python, *([] if declared_here else ["--with", "pytest"]), "pytest"]),
     }
     tools = ["uv", *_missing_tools({**commands, **given}, only=("build",))]
-    commands["install"] = f"pip install {shlex.join(tools)} && {shlex.join(['uv', 'sync', *everything, *choice])}"
+    sync = ["uv", "sync", *python, *everything, *choice]
+    commands["install"] = f"pip install {shlex.join(tools)} && {shlex.join(sync)}"
     return image, commands, notes + _nothing_to_build(commands)
 
 
 def _poetry(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
     poetry = table_at(files.pyproject, "tool", "poetry")
     image, notes = python_image(requires_python(files))
-    extra = _first_test_name(extras(files))
+    extra = first_test_name(extras(files))
     groups = table_at(poetry, "group")
     optional = {name for name in groups if table_at(groups, name).get("optional") is True}
-    group = None if extra else _first_test_name(optional)
+    group = None if extra else first_test_name(optional)
     declared = table_at(files.pyproject, "project")
     selected = [*texts_in(declared.get("dependencies")), *table_at(poetry, "dependencies")]
     selected += table_at(poetry, "dev-dependencies")
@@ -141,20 +137,16 @@ def _poetry(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
     later = {**commands, **given}
     tools = ["poetry", *_missing_tools(later, only=("build",))]
     commands["install"] = f"pip install {shlex.join(tools)} && {shlex.join(install)}"
-    if _PYTEST.search(later["test"]) and not _names(selected, "pytest"):
+    if _PYTEST.search(later["test"]) and not names_package(selected, "pytest"):
         commands["install"] += " && poetry run pip install pytest"
-    if "poetry.lock" not in files.names:
-        notes.append("the project declares dependencies in groups that only Poetry installs, so Poetry is used")
     return image, commands, notes + _nothing_to_build(commands)
 
 
 def _package(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
     image, notes = python_image(requires_python(files))
-    extra = _first_test_name(extras(files))
+    needs = Needs() if "install" in given else declared_needs(files)
     commands: dict[StageName, str] = {"build": "python -m build", "test": "pytest"}
-    words = ["-e", f".[{extra}]"] if extra else ["-e", "."]
-    if extra is None and "install" not in given:
-        words += _declared_test_needs(files)
+    words = ["-e", f".[{','.join(needs.extras)}]" if needs.extras else ".", *needs.arguments]
     words += _missing_tools({**commands, **given}, brought=words)
     commands["install"] = f"pip install {shlex.join(words)}"
     return image, commands, notes
@@ -174,7 +166,8 @@ def _loose_files(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
     commands: dict[StageName, str] = {"build": NOTHING_TO_DO, "test": "pytest"}
     words = ["-r", "requirements.txt"] if "requirements.txt" in files.names else []
     if "install" not in given:
-        words += _declared_test_needs(files)
+        needed = declared_needs(files).arguments
+        words = words if needed == tuple(words) else [*words, *needed]
     words += _missing_tools({**commands, **given}, brought=words)
     commands["install"] = f"pip install {shlex.join(words)}" if words else NOTHING_TO_DO
     return None, commands, _nothing_to_build(commands)
@@ -182,32 +175,6 @@ def _loose_files(files: ProjectFiles, given: Mapping[StageName, str]) -> _Fit:
 
 def _nothing_to_build(commands: Mapping[StageName, str]) -> list[str]:
     return ["the project is not a package: there is nothing to build"] if commands["build"] == NOTHING_TO_DO else []
-
-
-def _declared_test_needs(files: ProjectFiles) -> list[str]:
-    """What pip is to install for the tests: a dependency group's requirements, else a file of them."""
-    group = _first_test_name(table_at(files.pyproject, "dependency-groups"))
-    if group:
-        return _resolved_group(files, group)
-    for name in TEST_NAMES:
-        for pattern in ("requirements-{}.txt", "requirements_{}.txt", "{}-requirements.txt", "requirements/{}.txt"):
-            if pattern.format(name) in files.names:
-                return ["-r", pattern.format(name)]
-    return []
-
-
-def _resolved_group(files: ProjectFiles, group: str) -> list[str]:
-    """The requirements of a group, resolved here because an image's pip may not know ``--group`` (new in pip 25.1)."""
-    import dependency_groups
-
-    groups = files.pyproject["dependency-groups"]
-    try:
-        return list(dependency_groups.resolve(groups, group))  # type: ignore[arg-type]  # it checks what it is given
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"pyproject.toml: `{group}` in [dependency-groups] cannot be resolved: {error}. "
-            "Correct it, or say with `install_cmd` what to install."
-        ) from None
 
 
 def _missing_tools(
@@ -219,46 +186,11 @@ def _missing_tools(
     later = f"{commands['build']}\n{commands['test']}"
     needed = [name for name, use in (("build", _BUILD), ("pytest", _PYTEST)) if use.search(later)]
     brought = tuple(brought)
-    return [name for name in needed if name in only and not _names(brought, name)]
+    return [name for name in needed if name in only and not names_package(brought, name)]
 
 
-def _names(requirements: Iterable[str], name: str) -> bool:
-    """Whether one of the requirements is for ``name``, under whatever conditions but those of a marker."""
-    for requirement in requirements:
-        found = re.match(r"\s*([A-Za-z0-9._-]+)", requirement)
-        if found and normalised(found[1]) == name and ";" not in requirement:
-            return True
-    return False
-
-
-def _first_test_name(declared: Iterable[str]) -> str | None:
-    by_name = {normalised(name): name for name in declared}
-    return next((by_name[name] for name in TEST_NAMES if name in by_name), None)
-
-
-def _has_poetry_groups(files: ProjectFiles) -> bool:
-    """Whether the project declares dependencies in tables that Poetry alone can install."""
-    poetry = table_at(files.pyproject, "tool", "poetry")
-    return "group" in poetry or "dev-dependencies" in poetry
-
-
-def _pep440(constraint: str) -> str:
-    """A Poetry version constraint as PEP 440 writes it; a PEP 440 one stays as it is.
-
-    https://python-poetry.org/docs/dependency-specification/#version-constraints
-    """
-    joined = re.sub(r"([<>=!~^])\s+", r"\1", constraint.strip())
-    return ",".join(_pep440_clause(clause) for clause in re.split(r"[,\s]+", joined) if clause not in ("", "*"))
-
-
-def _pep440_clause(clause: str) -> str:
-    found = re.fullmatch(r"(\^|~(?!=)|)v?(\d+)(?:\.(\d+))?((?:\.\d+)*)(\.\*)?", clause)
-    if found is None:
-        return clause
-    operator, major, minor, patch, _ = found.groups()
-    version = ".".join(part for part in (major, minor) if part) + (patch or "")
-    if operator == "^" or (operator == "~" and minor is None):
-        return f">={version},<{int(major) + 1}"
-    if operator == "~":
-        return f">={version},<{major}.{int(minor) + 1}"
-    return f"=={version}.*"
+def _is_poetry_s_alone(files: ProjectFiles) -> bool:
+    """Whether nothing but Poetry can install the project, which pip takes for no package or refuses."""
+    section = table_at(files.pyproject, "tool", "poetry")
+    plain = "build-system" not in files.pyproject and "project" not in files.pyproject
+    return bool(section) and (plain or section.get("package-mode") is False)

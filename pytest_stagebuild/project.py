@@ -29,8 +29,8 @@ class SetupCall:
 class ProjectFiles:
     """What detection reads of a source folder: its files' names, and the content of those that describe a project.
 
-    ``names`` has the folder's own entries and those of ``requirements/``. A file that is not there, or that its own
-    tool will refuse, is an empty document; only pyproject.toml must be valid.
+    ``names`` has the folder's own entries, and those files of requirements that lie in folders of theirs. A file that
+    is not there, or that its own tool will refuse, is an empty document; only pyproject.toml must be valid.
     """
 
     folder: str
@@ -40,20 +40,25 @@ class ProjectFiles:
     package: Document = field(default_factory=dict)
     setup_cfg: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     setup_py: SetupCall = SetupCall()
+    tox: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    requirements: str = ""
 
 
 def read_project(source: Path) -> ProjectFiles:
     """Raises :class:`ConfigurationError` for a pyproject.toml that is not valid, and ``OSError`` for no folder."""
     names = {path.name for path in source.iterdir()}
-    names |= {f"requirements/{path.name}" for path in source.glob("requirements/*.txt")}
+    for pattern in ("requirements/*.txt", "test/requirements.txt", "tests/requirements.txt"):
+        names |= {path.relative_to(source).as_posix() for path in source.glob(pattern)}
     return ProjectFiles(
         folder=source.name or "source",
         names=frozenset(names),
         pyproject=read_toml(source / "pyproject.toml"),
         cargo=_read_cargo(source / "Cargo.toml"),
         package=_read_package(source / "package.json"),
-        setup_cfg=_read_setup_cfg(source / "setup.cfg"),
+        setup_cfg=_read_ini(source / "setup.cfg"),
         setup_py=_read_setup_py(source / "setup.py"),
+        tox=_read_ini(source / "tox.ini"),
+        requirements=_read_text(source / "requirements.txt"),
     )
 
 
@@ -118,7 +123,14 @@ def _read_package(path: Path) -> Document:
     return content if isinstance(content, dict) else {}
 
 
-def _read_setup_cfg(path: Path) -> Mapping[str, Mapping[str, str]]:
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _read_ini(path: Path) -> Mapping[str, Mapping[str, str]]:
     import configparser
 
     parser = configparser.ConfigParser(interpolation=None)

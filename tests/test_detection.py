@@ -102,12 +102,6 @@ class TestPythonPackage:
         files = project(tmp_path, pyproject__toml=PACKAGE + groups)
         assert commands(files, install="make")[0] == "make"
 
-    @pytest.mark.parametrize("name", ["requirements-dev.txt", "requirements_test.txt", "requirements/tests.txt"])
-    def test_without_extra_and_group_a_file_of_requirements_is_used(self, tmp_path: Path, name: str) -> None:
-        spelt = name.replace("/", "___").replace(".", "__")
-        files = project(tmp_path, pyproject__toml=PACKAGE, **{spelt: "nose\n"})
-        assert commands(files)[0] == f"pip install -e . -r {name} build pytest"
-
     def test_setup_py_alone_is_a_package(self, tmp_path: Path) -> None:
         setup = """
         import setuptools
@@ -160,6 +154,11 @@ class TestUv:
         files = project(tmp_path, pyproject__toml=PACKAGE, uv__lock="")
         assert commands(files)[0::2] == ("pip install uv && uv sync", "uv run --with pytest pytest")
 
+    def test_a_group_in_the_group_for_tests_may_be_what_declares_pytest(self, tmp_path: Path) -> None:
+        groups = '[dependency-groups]\nbase = ["pytest"]\ntest = [{include-group = "base"}]\n'
+        files = project(tmp_path, pyproject__toml=PACKAGE + groups, uv__lock="")
+        assert commands(files)[0::2] == ("pip install uv && uv sync --group test", "uv run pytest")
+
     def test_an_application_is_not_built(self, tmp_path: Path) -> None:
         files = project(tmp_path, pyproject__toml='[project]\nname = "app"\n', uv__lock="")
         found = detected(files)
@@ -169,6 +168,14 @@ class TestUv:
     def test_a_workspace_without_a_project_is_taken_whole(self, tmp_path: Path) -> None:
         files = project(tmp_path, pyproject__toml='[tool.uv.workspace]\nmembers = ["a"]\n', uv__lock="")
         assert commands(files)[:2] == ("pip install uv && uv sync --all-packages", "uv build --all-packages")
+
+    def test_uv_takes_the_python_of_the_image_where_the_project_names_one(self, tmp_path: Path) -> None:
+        files = project(tmp_path, pyproject__toml=self.PROJECT, uv__lock="", **{"__python-version": "3.13\n"})
+        assert commands(files) == (
+            "pip install uv && uv sync --python 3 --group dev",
+            "uv build --python 3",
+            "uv run --python 3 pytest",
+        )
 
     def test_a_given_build_command_finds_its_tool(self, tmp_path: Path) -> None:
         files = project(tmp_path, pyproject__toml=self.PROJECT, uv__lock="")
@@ -196,10 +203,16 @@ class TestPoetry:
             },
         )
 
-    def test_groups_that_pip_cannot_install_ask_for_poetry_without_a_lock_too(self, tmp_path: Path) -> None:
-        found = detected(project(tmp_path, pyproject__toml=self.PROJECT))
-        assert found.commands["build"] == "poetry build"
-        assert "only Poetry installs" in found.notes[0]
+    def test_without_a_lock_pip_installs_what_poetry_would_build(self, tmp_path: Path) -> None:
+        files = project(tmp_path, pyproject__toml=PACKAGE + dedent(self.PROJECT))
+        assert commands(files) == ("pip install -e . pytest build", "python -m build", "pytest")
+
+    @pytest.mark.parametrize(
+        "table", ["[tool.poetry]\nname = 'demo'\n", PACKAGE + "[tool.poetry]\npackage-mode = false\n"]
+    )
+    def test_what_pip_cannot_install_is_poetry_s_without_a_lock_too(self, tmp_path: Path, table: str) -> None:
+        files = project(tmp_path, pyproject__toml=table)
+        assert commands(files)[0].startswith("pip install poetry && poetry install")
 
     def test_a_project_that_does_not_declare_pytest_gets_it(self, tmp_path: Path) -> None:
         files = project(tmp_path, pyproject__toml="[tool.poetry]\nname = 'demo'\n", poetry__lock="")
@@ -258,6 +271,9 @@ class TestLooseFiles:
             },
             ("the project is not a package: there is nothing to build",),
         )
+
+    def test_requirements_are_named_once(self, tmp_path: Path) -> None:
+        assert commands(project(tmp_path, requirements__txt="pytest\n"))[0] == "pip install -r requirements.txt pytest"
 
     def test_a_dependency_group_needs_no_package(self, tmp_path: Path) -> None:
         files = project(tmp_path, pyproject__toml='[dependency-groups]\ntest = ["pytest~=8.0"]\n')
@@ -357,7 +373,19 @@ tables = st.fixed_dictionaries(
             {}, optional={"optional-dependencies": values, "requires-python": values, "name": values}
         ),
         "dependency-groups": values | st.dictionaries(st.sampled_from(["test", "dev", "Test"]), values),
-        "tool": values | st.fixed_dictionaries({}, optional={"poetry": values, "uv": values}),
+        "tool": values
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "poetry": values
+                | st.fixed_dictionaries(
+                    {}, optional={"group": st.dictionaries(st.just("test"), values), "name": values}
+                ),
+                "uv": values,
+                "pdm": values | st.fixed_dictionaries({"dev-dependencies": values}),
+                "hatch": values | st.fixed_dictionaries({"envs": values}),
+            },
+        ),
     },
 )
 
