@@ -13,6 +13,7 @@ from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import CommandExit
 from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.execution import StageRun
+from pytest_stagebuild.hints import hint_in
 from pytest_stagebuild.output import StageLog
 from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import Failure, Outcome, Stage, StageResult
@@ -22,12 +23,19 @@ NO_TESTS_COLLECTED: Final = "no tests were collected (exit 5)"
 NO_TESTS: Final = 5
 """https://docs.pytest.org/en/stable/reference/exit-codes.html"""
 
+_SEARCHED: Final = 200
+"""Lines at the end of the output in which the cause of a failure is looked for."""
+
 
 @dataclass
 class Attempt:
-    """A stage that is being made. ``reason`` says why no checkpoint was reused, once that is known."""
+    """A stage that is being made, in a run whose first stage runs the command ``install``.
+
+    ``reason`` says why no checkpoint was reused, once that is known.
+    """
 
     stage: Stage
+    install: str
     reason: str = ""
     _started: float = field(default_factory=time.monotonic)
     _log: StageLog | None = None
@@ -54,7 +62,9 @@ class Attempt:
             cause = NO_TESTS_COLLECTED
             hint = "The pytest in the container found no tests: check its arguments and testpaths."
         else:
-            cause, hint = cause_of(run.exit, self.stage.timeout), hint_for(run.exit, self.stage)
+            cause = cause_of(run.exit, self.stage.timeout)
+            output = self._log.tail(_SEARCHED) if self._log else ""
+            hint = hint_for(run.exit, self.stage) or hint_in(output, self.stage, self.install)
         return self._result("failed", failure=self._failure(cause, hint), notes=notes)
 
     def broken_off_by(self, error: BaseException) -> StageResult:

@@ -202,7 +202,7 @@ class Pipeline:
                 cause = self._first_failure(before)
                 return StageResult(stage.name, stage.command, "skipped", reason=f"{cause.stage} failed")
             ground = self._grounds[before.stage]
-        attempt = Attempt(stage)
+        attempt = Attempt(stage, self.settings.stages["install"].command)
         try:
             return self._test(attempt, ground) if stage.name == "test" else self._checkpoint(attempt, ground)
         except (StagebuildError, OSError) as error:
