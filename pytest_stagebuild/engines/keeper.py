@@ -14,26 +14,29 @@ from typing import Final
 MARK: Final = "pytest-stagebuild-keeper"
 """Stands in the command line of each process that belongs to the keeper."""
 
-# The shell itself is PID 1: signals sent from inside do not reach it, not even SIGKILL
-# (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. It cannot read its
-# standard input meanwhile, so a child does, which is started again when a command's `kill -9 -1` took it along.
+# The shell itself is PID 1: signals from inside that it has no handler for do not reach it, not even SIGKILL
+# (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. Shells have handlers
+# of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`; its children ignore those
+# signals too, and are ended by SIGKILL.
+# It cannot read its standard input meanwhile, so a child does, which is started again when `kill -9 -1` took it along.
 # The end of input means that the process holding the other end is gone: nothing is ever written there.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
 _KEEPER: Final = f"""
+trap '' HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS
 exec 3<&0 </dev/null >/dev/null 2>&1
 now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
-bounded=yes; timeout 9 /bin/sh -c : || bounded=
+bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 now; end=$((now + $1))
 while now; left=$((end - now)); [ "$left" -gt 0 ]; do
   set -- /bin/sh -c 'while read -r line; do :; done' {MARK}
-  [ -z "$bounded" ] || set -- timeout "$left" "$@"
+  [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
   "$@" <&3 &
   wait "$!"
   [ "$?" -gt 128 ] || break
 done
 """
 
-# The command line is read before the state: a process that ended in between has none, and is then seen to be dead.
+# The command line is read before the state: a process that ended in between has none, and is then seen to be ending.
 _LIST: Final = """
 for entry in /proc/[0-9]*; do
   pid=${entry#/proc/}
@@ -62,6 +65,10 @@ done
 
 _PF_EXITING: Final = 0x4
 """https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1730"""
+
+_KEEPERS_SESSION: Final = 1
+"""The session that PID 1 leads and no command can join, for each begins one of its own. The mark alone does not tell:
+a process has no command line for a moment while it is executed (busybox's ``timeout``, in turn, leaves the session)."""
 
 
 def keeper_command(life: float) -> list[str]:
@@ -97,11 +104,11 @@ def leftovers(listing: bytes, token: str) -> list[Leftover]:
     for part in listing.split(f"\n{token}\n".encode())[1:]:
         command_line, _, status = part.partition(f"\n{token}=\n".encode())
         # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: pid (comm) state ppid pgrp session tty tpgid flags
-        match = re.match(rb"(\d+) \((.*)\) (.) (?:-?\d+ ){5}(\d+)", status, re.DOTALL)
+        match = re.match(rb"(\d+) \((.*)\) (.) -?\d+ -?\d+ (-?\d+) -?\d+ -?\d+ (\d+)", status, re.DOTALL)
         if match is None or match[3] in b"ZX":
             continue
         words = command_line.rstrip(b"\0").replace(b"\0", b" ") or b"[" + match[2] + b"]"
         text = words.decode(errors="backslashreplace").strip()
-        if MARK not in text:
-            found.append(Leftover(int(match[1]), text, exiting=bool(int(match[4]) & _PF_EXITING)))
+        if int(match[4]) != _KEEPERS_SESSION and MARK not in text:
+            found.append(Leftover(int(match[1]), text, exiting=bool(int(match[5]) & _PF_EXITING)))
     return found

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pytest_stagebuild.engines.protocol import (
     CommandExit,
@@ -35,6 +35,9 @@ from pytest_stagebuild.engines.protocol import (
 )
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 if str(Path(__file__).parent) not in sys.path:  # for whoever loads this file by its path
     sys.path.append(str(Path(__file__).parent))
@@ -111,7 +114,9 @@ class FakeEngine:
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
         with self.step("pull_image"):
             if reference not in self.registry:
-                raise ImageUnavailable(f"the image {reference} is not here, and the engine could not pull it: not found")
+                raise ImageUnavailable(
+                    f"the image {reference} is not here, and the engine could not pull it: not found"
+                )
             contents = self.registry[reference]
             total = sum(map(len, contents.values()))
             progress(PullProgress(reference, 0, None))
@@ -243,7 +248,7 @@ class FakeSandbox:
             self.state = "removed"
             self.engine.sandboxes.pop(self.name, None)
 
-    def __enter__(self) -> FakeSandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

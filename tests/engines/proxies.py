@@ -11,8 +11,8 @@ from collections.abc import Callable
 class Proxy:
     """Passes bytes on until it is told to :meth:`die`, or until ``cut_when(sent, received)`` says so of a connection.
 
-    ``sent`` is what the client has sent on that connection so far, ``received`` the number of bytes it got. A connection
-    that is cut this way has passed on what was sent; ``cuts`` counts them.
+    ``sent`` is what the client has sent on that connection so far, ``received`` the number of bytes it got. A
+    connection that is cut this way has passed on what was sent; ``cuts`` counts them.
     """
 
     def __init__(

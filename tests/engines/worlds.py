@@ -72,9 +72,7 @@ class World:
     def sandbox(
         self, image: StoredImage | None = None, *, network: bool = False, life: float = 300, **labels: str
     ) -> AbstractContextManager[Sandbox]:
-        return self.engine.sandbox(
-            image or self.image, labels={**self.labels, **labels}, network=network, life=life
-        )
+        return self.engine.sandbox(image or self.image, labels={**self.labels, **labels}, network=network, life=life)
 
     def started(self, files: Mapping[str, bytes] | None = None, **more: Any) -> Started:
         return Started(self.sandbox(**more), files or {})
@@ -98,5 +96,5 @@ class Started:
         sandbox.start()
         return sandbox
 
-    def __exit__(self, *error: Any) -> None:
-        self.inner.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self.inner.__exit__(*error)  # type: ignore[arg-type]
