@@ -1,26 +1,27 @@
-"""What the set-up asks of a container engine: whether it answers, whether it holds an image, and to get one."""
+"""What the set-up asks of the engine that the plugin would use: does it answer, has it an image, can it get one."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import docker
-import docker.errors
-import requests
+from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.docker_connection import engine_errors, open_connection
+from pytest_stagebuild.engines.docker_images import parse_reference
+from pytest_stagebuild.errors import EngineError
 
-LONGEST_ANSWER = 900
-"""Seconds: an import of a few hundred megabytes is one request."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main() -> int:
     """Exit 0 for yes or done, 1 for no, with the engine's own words on stderr."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("answers", help="does an engine answer at DOCKER_HOST, or else at the usual socket?")
+    commands.add_parser("answers", help="does an engine answer?")
     commands.add_parser("has", help="does it hold this image?").add_argument("image")
     commands.add_parser("pull", help="fetch this image from its registry").add_argument("image")
     import_ = commands.add_parser("import", help="make this image of a tar file")
@@ -30,23 +31,29 @@ def main() -> int:
     options = parser.parse_args()
 
     try:
-        with contextlib.closing(docker.from_env(version="auto", timeout=LONGEST_ANSWER)) as client:
+        if options.command == "import":
+            import_image(options.image, options.tar, options.change)
+            return 0
+        with contextlib.closing(DockerEngine.connect()) as engine:
             match options.command:
                 case "answers":
-                    address = os.environ.get("DOCKER_HOST", "the usual socket")
-                    print(f"engine: version {client.version()['Version']} at {address}")
+                    print(f"engine: {engine.describe()}")
                 case "has":
-                    client.images.get(options.image)
+                    return 0 if engine.find_image(options.image) else 1
                 case "pull":
-                    client.images.pull(*options.image.split(":"))
-                case "import":
-                    repository, tag = options.image.split(":")
-                    client.api.import_image(str(options.tar), repository, tag, changes=options.change)
-                    client.images.get(options.image)
-    except (docker.errors.DockerException, requests.RequestException) as error:
+                    engine.pull_image(options.image, lambda progress: None)
+    except EngineError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def import_image(image: str, tar: Path, changes: Sequence[str]) -> None:
+    """Make ``image`` of the file system in ``tar``, with ``changes`` in its configuration."""
+    name = parse_reference(image)
+    with contextlib.closing(open_connection()) as connection, engine_errors(f"import {image}"):
+        connection.patient.import_image(str(tar), name.repository, name.tag, changes=changes)
+        connection.inspect_image(image)
 
 
 if __name__ == "__main__":
