@@ -52,7 +52,7 @@ class StagedRun:
             return header(stagebuild.settings, "not asked", "--collect-only", stagebuild.tree.how, more)
         engine = stagebuild.engine.describe()
         if stagebuild.pipeline.version:
-            more.append(f"version {stagebuild.pipeline.version}, from git")
+            more.append(f"version {stagebuild.pipeline.version}, worked out here")
         return header(stagebuild.settings, engine, stagebuild.why_engine, stagebuild.tree.how, more)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
