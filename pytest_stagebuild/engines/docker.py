@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, open_connection, words_of
-from pytest_stagebuild.engines.docker_images import PullBytes, is_id, parse_reference, platform_of, stored_image
+from pytest_stagebuild.engines.docker_images import (
+    PullBytes,
+    is_id,
+    parse_reference,
+    platform_of,
+    registry_of,
+    stored_image,
+)
 from pytest_stagebuild.engines.docker_sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage
@@ -30,7 +38,12 @@ class DockerEngine:
     @classmethod
     def connect(cls) -> DockerEngine:
         """Connect to the first that answers. Raises :class:`EngineUnavailable` where none does."""
-        return cls(open_connection())
+        connection = open_connection()
+        try:
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -148,7 +161,10 @@ class DockerEngine:
         with engine_errors(f"pull {reference}"):
             try:
                 try:
-                    events = api.pull(name.repository, name.tag, stream=True, decode=True)
+                    # The SDK warns of a missing credential helper before it raises, and warnings may be errors here.
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        events = api.pull(name.repository, name.tag, stream=True, decode=True)
                 except APIError:
                     raise
                 except (DockerException, StoreError) as error:
@@ -157,17 +173,19 @@ class DockerEngine:
                     events = api.pull(name.repository, name.tag, stream=True, decode=True, auth_config={})
             except APIError as error:
                 raise _unavailable(reference, words_of(error) + no_credentials) from error
-            for event in events:
-                if "error" in event:
-                    detail = event.get("errorDetail") or {}
-                    raise _unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
-                yield event
+            with closing(events):
+                for event in events:
+                    if "error" in event:
+                        detail = event.get("errorDetail") or {}
+                        raise _unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
+                    yield event
 
 
 def _unavailable(reference: str, words: str) -> ImageUnavailable:
+    log_in = f"docker login {registry_of(reference)}".rstrip()
     return ImageUnavailable(
         f"the image {reference} is not here, and the engine could not pull it: {words}\n"
-        "Check the name, log in to its registry (docker login), or bring it in offline: "
+        f"Check the name and that its registry answers, log in there ({log_in}), or bring it in offline: "
         f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
         f"`docker import rootfs.tar {reference}`."
     )

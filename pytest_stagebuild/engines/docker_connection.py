@@ -23,6 +23,8 @@ PATIENT: Final = 3600
 """Seconds that a commit or an upload may take: about 7 ms/MB, and the SDK's own 60 s are too short for that
 (https://github.com/docker/docker-py/issues/2266)."""
 
+_DENIED: Final = "permission denied"
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -62,20 +64,22 @@ def open_connection() -> Connection:
     from docker.errors import DockerException
 
     failures: list[str] = []
-    for address, arguments in _candidates(failures):
+    for candidate in _candidates(failures):
         try:
-            quick = APIClient(timeout=QUICK, **arguments)
-            patient = APIClient(timeout=PATIENT, version=quick.api_version, **arguments)
+            candidate.reach()
+            quick = APIClient(timeout=QUICK, **candidate.arguments)
+            patient = APIClient(timeout=PATIENT, version=quick.api_version, **candidate.arguments)
         except (DockerException, OSError, ValueError) as error:  # noqa: PERF203 - a failed address is what is looped over
-            failures.append(f"{address}: {_why(error)}")
+            failures.append(f"{candidate}: {_why(error)}")
         else:
-            return Connection(address, quick, patient)
+            return Connection(str(candidate), quick, patient)
     tried = "\n".join(f"  {failure}" for failure in failures)
-    raise EngineUnavailable(
-        f"no Docker engine answers. Tried:\n{tried}\n"
-        "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs. Where permission was "
-        "denied, add yourself to the group of the socket (usermod -aG docker NAME) and log in again."
-    )
+    advice = "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs."
+    if _DENIED in tried:
+        advice += (
+            " Where permission was denied, add yourself to the socket's group (usermod -aG docker NAME), log in again."
+        )
+    raise EngineUnavailable(f"no Docker engine answers. Tried:\n{tried}\n{advice}")
 
 
 @contextmanager
@@ -113,33 +117,63 @@ def interrupter(response: Response) -> socket.socket | None:
         return None
 
 
-def _candidates(failures: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each address to try, with the arguments of its client."""
-    from docker.constants import DEFAULT_UNIX_SOCKET
-    from docker.context import ContextAPI
-    from docker.errors import DockerException
-    from docker.utils import kwargs_from_env
+@dataclass(frozen=True)
+class _Candidate:
+    """An address to try: the arguments of its client, and where it was found."""
 
-    try:
-        configured: dict[str, Any] = {**kwargs_from_env()}
-        source = "DOCKER_HOST"
-        if "base_url" not in configured:
-            configured = {**ContextAPI.kwargs_from_context(), **configured}
-            source = "the current docker context"
-    except (DockerException, OSError, ValueError) as error:
-        failures.append(f"the docker command's configuration: {error}")
-        return
+    address: str
+    arguments: Mapping[str, Any]
+    source: str = ""
+
+    def reach(self) -> None:
+        """Raise ``OSError`` where nobody listens at a Unix socket.
+
+        The SDK's own attempt leaves its socket open when it fails, of which Python warns when it is collected:
+        https://github.com/docker/docker-py/blob/7.2.0/docker/transport/unixconn.py, ``connect``.
+        """
+        scheme, _, path = self.address.partition("://")
+        if scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect("/" + path.lstrip("/"))
+
+    def __str__(self) -> str:
+        return f"{self.address} (from {self.source})" if self.source else self.address
+
+
+def _candidates(failures: list[str]) -> Iterator[_Candidate]:
+    from docker.constants import DEFAULT_UNIX_SOCKET
+    from docker.errors import DockerException
+
     default = DEFAULT_UNIX_SOCKET.replace("http+unix://", "unix://")
-    address = str(configured.get("base_url") or default).replace("http+unix://", "unix://")
-    if address not in (default, default.replace("unix:///", "unix://")):
-        yield f"{address} (from {source})", configured
+    try:
+        arguments, source = _configured()
+    except (DockerException, OSError, ValueError) as error:
+        failures.append(f"what the docker command is configured for: {error}")
         return
-    yield address, configured
+    address = str(arguments.get("base_url") or default).replace("http+unix://", "unix://")
+    if address not in (default, default.replace("unix:///", "unix://")):
+        yield _Candidate(address, arguments, source)
+        return
+    yield _Candidate(address, arguments)
     # Rootless Docker and Docker Desktop where nobody has made their socket the context.
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     for folder in ([Path(runtime)] if runtime else []) + [Path.home() / ".docker/run"]:
         url = f"unix://{folder / 'docker.sock'}"
-        yield url, {"base_url": url}
+        yield _Candidate(url, {"base_url": url})
+
+
+def _configured() -> tuple[dict[str, Any], str]:
+    """The arguments that the docker command's configuration makes for a client, and which part of it does."""
+    from docker.context import ContextAPI
+    from docker.errors import ContextNotFound
+    from docker.utils import kwargs_from_env
+
+    from_environment: dict[str, Any] = {**kwargs_from_env()}
+    if "base_url" in from_environment:
+        return from_environment, "DOCKER_HOST"
+    if (name := os.environ.get("DOCKER_CONTEXT")) and ContextAPI.get_context(name) is None:
+        raise ContextNotFound(name)
+    return {**ContextAPI.kwargs_from_context(), **from_environment}, "the current docker context"
 
 
 def _why(error: BaseException) -> str:
@@ -155,7 +189,7 @@ def _why(error: BaseException) -> str:
             case ConnectionRefusedError():
                 return "refused (nothing listens there)"
             case PermissionError():
-                return "permission denied"
+                return _DENIED
             case socket.gaierror():
                 return f"unknown host ({cause.strerror})"
             case Timeout() | TimeoutError():

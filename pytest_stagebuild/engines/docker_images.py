@@ -33,6 +33,15 @@ def parse_reference(text: str) -> Reference:
     return Reference(head, digest or tag or "latest")
 
 
+def registry_of(text: str) -> str:
+    """The host of the registry that a reference names, "" where it names none.
+
+    The rule: https://docs.docker.com/reference/cli/docker/image/tag/.
+    """
+    first, slash, _ = text.partition("/")
+    return first if slash and (first == "localhost" or set(".:") & set(first)) else ""
+
+
 def is_id(text: str) -> bool:
     """Whether ``text`` is an image id, whole or short, rather than a name."""
     return re.fullmatch(r"(sha256:)?[0-9a-f]{64}|[0-9a-f]{12,63}", text) is not None

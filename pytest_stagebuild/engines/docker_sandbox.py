@@ -33,6 +33,9 @@ OWNER_LABEL: Final = "pytest-stagebuild.owner"
 _KILL_WITHIN: Final = 4.0
 """Seconds for ending processes one by one, before the whole container is killed."""
 
+_END_SEEN_WITHIN: Final = 3.0
+"""Seconds within which an engine says that a container has ended, when it has said so of a command in it."""
+
 _COMMIT_LOOKUP: Final = 30.0
 """Seconds to look for an image whose commit was not answered: the engine goes on with it all the same."""
 
@@ -64,6 +67,7 @@ class DockerSandbox:
                     entrypoint=keeper.keeper_command(life),
                     labels={**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
                     stdin_open=True,
+                    stop_timeout=0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
                     use_config_proxy=False,
                     # A health check would count as left running, and run between the user's commands.
                     healthcheck={"test": ["NONE"]} if self._base_config.get("Healthcheck") else None,
@@ -284,13 +288,21 @@ class DockerSandbox:
                 raise EngineError(f"the engine could not end the command: {words_of(error)}. Run again.") from error
 
     def _killed_for_memory(self) -> bool:
-        try:
-            shell = ["/bin/sh", "-c", keeper.OUT_OF_MEMORY_KILLS]
-            counts = output_of(self._connection, self.name, shell, timeout=10).split()
-        except EngineError as error:
-            if self._runs():
-                return False
-            raise EngineError("the sandbox ended while the command ran in it. Run again.") from error
+        shell = ["/bin/sh", "-c", keeper.OUT_OF_MEMORY_KILLS]
+        deadline = time.monotonic() + _END_SEEN_WITHIN
+        while True:
+            try:
+                counts = output_of(self._connection, self.name, shell, timeout=10).split()
+                break
+            except EngineError as error:
+                if not self._runs():
+                    raise EngineError(
+                        "the sandbox ended while the command ran in it: the engine was stopped, or somebody removed the"
+                        " container. Run again."
+                    ) from error
+                if time.monotonic() > deadline:
+                    return False  # there may not even be memory for our command
+                time.sleep(0.1)
         kills = max((int(count) for count in counts if count.isdigit()), default=0)
         new = kills > self._kills_seen
         self._kills_seen = kills

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from bare import busybox
 from worlds import World, members_of, run, tar_of
 
 from pytest_stagebuild.engines.docker import DockerEngine
@@ -237,20 +234,8 @@ def bare_image(request: pytest.FixtureRequest, docker: DockerEngine, docker_base
     docker.remove_image(image.id)
 
 
-def _with_busybox(applets: tuple[str, ...]) -> Callable[[Engine, StoredImage], bytes]:
-    def build(engine: Engine, base: StoredImage) -> bytes:
-        busybox = shutil.which("busybox")
-        if busybox is None or subprocess.run(["ldd", busybox], capture_output=True, check=False).returncode == 0:
-            pytest.skip("no static busybox on this machine: apt-get install busybox-static")
-        archive = io.BytesIO(tar_of({"bin/busybox": Path(busybox).read_bytes(), "proc/": b"", "src/": b""}, mode=0o755))
-        with tarfile.open(fileobj=archive, mode="a") as tar:
-            for applet in applets:
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(link)
-        return archive.getvalue()
-
-    return build
+def _with_busybox(*applets: str) -> Callable[[Engine, StoredImage], bytes]:
+    return lambda engine, base: busybox(applets)
 
 
 def _with_shell_alone(shell: str) -> Callable[[Engine, StoredImage], bytes]:
@@ -271,8 +256,8 @@ def _with_shell_alone(shell: str) -> Callable[[Engine, StoredImage], bytes]:
 
 
 _BARE: dict[str, Callable[[Engine, StoredImage], bytes]] = {
-    "busybox": _with_busybox(("sh", "sleep", "timeout", "cat", "id")),
-    "busybox-without-timeout": _with_busybox(("sh", "sleep")),
+    "busybox": _with_busybox("sh", "sleep", "timeout", "cat", "id"),
+    "busybox-without-timeout": _with_busybox("sh", "sleep"),
     "dash-alone": _with_shell_alone("/bin/dash"),
     "bash-alone": _with_shell_alone("/bin/bash"),
     "nothing": lambda engine, base: tar_of({"file": b""}),

@@ -1,0 +1,188 @@
+"""A dockerd of the tests' own, to be stopped, killed, filled and emptied."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import docker
+import pytest
+from bare import busybox
+
+from pytest_stagebuild.engines.docker import DockerEngine
+
+APPLETS = ("sh", "rm", "cat", "cp", "sleep", "timeout", "test", "head", "mkdir", "rmdir", "sync", "kill")
+IMAGE = "stagebuild-test-busybox:1"
+_PATIENCE = 60.0
+
+
+class OwnEngine:
+    """A dockerd that shares nothing with another; ``address`` is its socket.
+
+    With ``size`` its data lie in a file system of so many bytes. Nothing of it is left once it is closed. Where it ends
+    in the middle of something the SDK leaves sockets open, of which Python warns.
+    """
+
+    def __init__(self, *arguments: str, size: int | None = None) -> None:
+        if os.geteuid() != 0 or shutil.which("dockerd") is None:
+            pytest.skip("a second dockerd needs root and the Debian package docker.io")
+        # A socket's path has at most 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/tmp"))
+        self.data = self.folder / "data"
+        self.data.mkdir()
+        if size is not None:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", self.data], check=True)
+        self.address = f"unix://{self.folder}/docker.sock"
+        self._group = f"/stagebuild-test-{self.folder.name}"
+        self._arguments = [
+            "dockerd",
+            f"--host={self.address}",
+            f"--data-root={self.data}",
+            f"--exec-root={self.folder}/exec",
+            f"--pidfile={self.folder}/pid",
+            f"--cgroup-parent={self._group}",
+            "--bridge=none",
+            "--iptables=false",
+            "--userland-proxy=false",
+            "--shutdown-timeout=1",
+            *arguments,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + _PATIENCE
+        while not self._answers():
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and wait until it has ended."""
+        if self._process is not None:
+            self._process.send_signal(by)
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+            self._process = None
+            if by == signal.SIGKILL:
+                # Its containerd goes with it, if not at once, and a new dockerd would wait for the old one's socket.
+                self._end(lambda words: words.startswith(b"containerd\0"))
+                for name in ("containerd.pid", "containerd.sock"):
+                    (self.folder / "exec/containerd" / name).unlink(missing_ok=True)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    @contextmanager
+    def client(self) -> Iterator[docker.APIClient]:
+        client = docker.APIClient(base_url=self.address, version="auto", timeout=_PATIENCE)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    @contextmanager
+    def connected(self) -> Iterator[DockerEngine]:
+        with mock.patch.dict(os.environ, {"DOCKER_HOST": self.address}):
+            engine = DockerEngine.connect()
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def load(self, name: str = IMAGE) -> None:
+        """Bring in an image with a busybox."""
+        repository, tag = name.split(":")
+        with self.client() as client:
+            client.import_image_from_data(busybox(APPLETS), repository=repository, tag=tag)
+            client.inspect_image(name)
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            self._end()
+            for group in self._groups():
+                _end_group(group)
+            for mount in sorted(self._mounts(), reverse=True):
+                subprocess.run(["umount", "--lazy", mount], check=False)
+            shutil.rmtree(self.folder)
+
+    def _answers(self) -> bool:
+        if not Path(self.address.removeprefix("unix://")).exists():
+            return False
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except (docker.errors.DockerException, OSError):
+            return False
+
+    def _end(self, these: Callable[[bytes], bool] = lambda words: True) -> None:
+        """Kill what a dockerd that was killed has left: its containerd and its shims, which name its folder."""
+        deadline = time.monotonic() + _PATIENCE
+        ours = os.fsencode(self.folder) + b"/"
+        while left := {pid: words for pid, words in _command_lines().items() if ours in words and these(words)}:
+            assert time.monotonic() < deadline, left
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def _groups(self) -> list[Path]:
+        """Its cgroups, children first: one tree for each controller in version 1, a single one in version 2."""
+        tops = [*Path("/sys/fs/cgroup").glob(f"*{self._group}"), Path(f"/sys/fs/cgroup{self._group}")]
+        return [group for top in tops if top.is_dir() for group in [*sorted(top.rglob("*/"), reverse=True), top]]
+
+    def _mounts(self) -> list[str]:
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        return [point for point in points if point.startswith(f"{self.folder}/")]
+
+
+@contextmanager
+def own_engine(*arguments: str, size: int | None = None, start: bool = True) -> Iterator[OwnEngine]:
+    engine = OwnEngine(*arguments, size=size)
+    try:
+        if start:
+            engine.start()
+        yield engine
+    finally:
+        engine.close()
+        gc.collect()  # sockets of refused connections, while the test that expects them goes on
+
+
+def _command_lines() -> dict[int, bytes]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
+    return found
+
+
+def _end_group(group: Path) -> None:
+    """Kill what is still in a cgroup, and remove it."""
+    deadline = time.monotonic() + _PATIENCE
+    while members := (group / "cgroup.procs").read_text().split():
+        assert time.monotonic() < deadline, f"processes stay in {group}"
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.02)
+    group.rmdir()
