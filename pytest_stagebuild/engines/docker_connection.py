@@ -178,7 +178,7 @@ def _configured() -> tuple[dict[str, Any], str]:
 
 def _why(error: BaseException) -> str:
     """How a connection failed, in few words."""
-    from requests.exceptions import Timeout
+    from requests.exceptions import JSONDecodeError, Timeout
     from urllib3.exceptions import ProtocolError
 
     causes = list(_causes(error))
@@ -192,6 +192,8 @@ def _why(error: BaseException) -> str:
                 return _DENIED
             case socket.gaierror():
                 return f"unknown host ({cause.strerror})"
+            case JSONDecodeError():
+                return "what answers there is no Docker engine"
             case Timeout() | TimeoutError():
                 return "no answer in time"
             case ConnectionResetError() | BrokenPipeError() | ProtocolError() if cause is causes[-1]:
