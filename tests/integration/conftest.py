@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,8 +110,9 @@ class Project:
         env: Mapping[str, str] | None = None,
         plain: bool = True,
         python: str = sys.executable,
+        new_group: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start pytest in the project; ``plain`` with no plugin but ours."""
+        """Start pytest in the project; ``plain`` with no plugin but ours, ``new_group`` in a process group of its own."""
         chosen = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"} if plain else {}
         process = subprocess.Popen(
             [python, "-m", "pytest", *arguments],
@@ -121,13 +123,17 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=new_group,
         )
         self.pids.add(process.pid)
         return process
 
     def pytest(self, *arguments: str, **how: object) -> Run:
         """Run pytest in the project and wait for it."""
-        process = self.start(*arguments, **how)  # type: ignore[arg-type]
+        return self.wait(self.start(*arguments, **how))  # type: ignore[arg-type]
+
+    def wait(self, process: subprocess.Popen[str]) -> Run:
+        """Wait for a pytest process that was started, and take what it printed."""
         try:
             output, _ = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
@@ -165,6 +171,23 @@ class Project:
         return [name for name, pid in owners.items() if pid in self.pids]
 
 
+class ForeignProject(Project):
+    """One that keeps the name it has, as others on this engine may: its images are those that its lockfile names.
+
+    ``apart`` is an option that gives it checkpoints of its own all the same.
+    """
+
+    @property
+    def apart(self) -> str:
+        return f"--stagebuild-env=APART={self.name}"
+
+    def images(self, client: docker.DockerClient) -> list[str]:
+        if not (self.root / ".stagebuild" / "stagebuild.lock").exists():
+            return []
+        found = client.images.list(all=True, filters={"label": "pytest-stagebuild.uuid"})
+        return [image.id for image in found if image.labels["pytest-stagebuild.uuid"] in self.checkpoints()]
+
+
 @contextlib.contextmanager
 def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
     """Makes projects, each with a name of its own, and sees that no container is left and no image stays."""
@@ -186,8 +209,8 @@ def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Cal
     environ = {name: value for name, value in os.environ.items() if name.startswith(kept)}
     environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
 
-    def make(folder: str = "project", **table: object) -> Project:
-        project = Project(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", dict(environ))
+    def make(folder: str = "project", kind: type[Project] = Project, **table: object) -> Project:
+        project = kind(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", dict(environ))
         project.root.mkdir()
         if table:
             project.table(**table)
@@ -224,6 +247,20 @@ def new_shared_project(
     """The same for projects that all tests of a module use."""
     with making_projects(tmp_path_factory.mktemp("shared"), client) as make:
         yield make
+
+
+@pytest.fixture(scope="module")
+def new_copy(new_shared_project: Callable[..., Project]) -> Callable[[Path], ForeignProject]:
+    """Makes copies of projects that live elsewhere."""
+
+    def copy(original: Path) -> ForeignProject:
+        project = new_shared_project(original.name, ForeignProject)
+        assert isinstance(project, ForeignProject)
+        left_out = shutil.ignore_patterns(".stagebuild", ".tox", "__pycache__", ".pytest_cache", "dist", "target")
+        shutil.copytree(original, project.root, ignore=left_out, dirs_exist_ok=True)
+        return project
+
+    return copy
 
 
 @pytest.fixture(params=["root", "user"])
