@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_stagebuild.errors import (
-    ConfigurationError,
-    EngineError,
-    EngineUnavailable,
-    ImageUnavailable,
-    SourceError,
-    StagebuildError,
-    StageFailed,
-)
-
 if TYPE_CHECKING:
+    from pytest_stagebuild.errors import (
+        ConfigurationError,
+        EngineError,
+        EngineUnavailable,
+        ImageUnavailable,
+        SourceError,
+        StagebuildError,
+        StageFailed,
+    )
     from pytest_stagebuild.image import Image, RunResult
 
 __all__ = [
@@ -36,4 +35,8 @@ def __getattr__(name: str) -> object:
         from pytest_stagebuild import image
 
         return getattr(image, name)
+    if name in __all__:
+        from pytest_stagebuild import errors
+
+        return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
