@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from pytest_stagebuild.checkpoint import SCHEMA, Checkpoint
 
@@ -118,6 +120,7 @@ class Lockfile:
                 with FileLock(f"{self.path}.lock", timeout=60):
                     index = change(self.read())
                     if not self._read_only:
+                        _sweep(self.path)
                         _write_durably(self.path, index.to_bytes())
                         return index
             except (OSError, Timeout) as error:
@@ -131,9 +134,7 @@ class Lockfile:
         return self._merged(self.read())
 
     def _merged(self, index: Index) -> Index:
-        return Index(
-            {**index.checkpoints, **self._remembered.checkpoints}, {**index.bases, **self._remembered.bases}
-        )
+        return Index({**index.checkpoints, **self._remembered.checkpoints}, {**index.bases, **self._remembered.bases})
 
     def _set_aside(self, data: bytes, error: Exception) -> None:
         aside = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -151,11 +152,28 @@ class Lockfile:
             self.warnings.append(message)
 
 
+_SUFFIX: Final = ".tmp"
+
+
+def _temporary(path: Path) -> str:
+    """What the names of temporary files for ``path`` begin with."""
+    return f".{path.name}."
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers that were killed have left beside ``path``; whoever holds the lock is the only writer."""
+    for file in path.parent.iterdir():
+        if file.name.startswith(_temporary(path)) and file.name.endswith(_SUFFIX):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     """Replace ``path`` so that a crash leaves the old content or the new one (OSDI '14, "All file systems are not
-    created equal": a rename without fsync can leave an empty file)."""
+    created equal": a rename without fsync can leave an empty file).
+    """
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path), suffix=_SUFFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

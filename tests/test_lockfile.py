@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,33 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     Lockfile(tmp_path / "link").update(lambda index: index.with_checkpoint(make_checkpoint()))
     assert (tmp_path / "link").is_symlink()
     assert json.loads((tmp_path / "real").read_bytes())["checkpoints"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pytest_stagebuild.lockfile import Lockfile
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+Lockfile(Path(sys.argv[1])).update(lambda index: index)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_nothing_else_is(tmp_path: Path) -> None:
+    kept = {".lock.mine", ".other.x.tmp", "lock.tmp", "other"}
+    for name in kept:
+        (tmp_path / name).touch()
+    Lockfile(tmp_path / "lock").update(lambda index: index.with_checkpoint(make_checkpoint("before")))
+    usual = {file.name for file in tmp_path.iterdir()}
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "lock")], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert len({file.name for file in tmp_path.iterdir()} - usual) == 1
+
+    Lockfile(tmp_path / "lock").update(lambda index: index.with_checkpoint(make_checkpoint("after")))
+
+    assert {file.name for file in tmp_path.iterdir()} == usual
+    assert kept < usual
+    assert set(Lockfile(tmp_path / "lock").read().checkpoints) == {"before", "after"}
 
 
 _READ_ONLY = """
