@@ -38,9 +38,7 @@ def resolve_base(
     reference = settings.image.removeprefix("tag:")
     if _UUID.fullmatch(reference) and (checkpoint := store.by_uuid(reference)) and (found := store.opened(checkpoint)):
         base = BaseImage(str(checkpoint), found.image.id, checkpoint.uuid)
-        return ResolvedBase(
-            base, Ground(found.image, checkpoint.uuid, found.record.manifest, found.record.created)
-        )
+        return ResolvedBase(base, Ground(found.image, checkpoint.uuid, found.record.manifest, found.record.created))
     notes: list[str] = []
     image = engine.find_image(reference)
     if image is None:
@@ -54,9 +52,7 @@ def resolve_base(
     if known.get(image.identity) != image.id:
         lockfile.update(lambda index: index.with_base(engine.identity, image.identity, image.id))
     notes.extend(_volume_notes(image, reference))
-    return ResolvedBase(
-        BaseImage(reference, image.id, image.identity), Ground(image, image.identity), tuple(notes)
-    )
+    return ResolvedBase(BaseImage(reference, image.id, image.identity), Ground(image, image.identity), tuple(notes))
 
 
 def _volume_notes(image: StoredImage, reference: str) -> list[str]:

@@ -194,8 +194,8 @@ def run_to_checkpoint(
 def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tuple[str, ...]:
     """Copy what the tests left at the paths ``wanted`` into ``folder``, and give what is to be noted about that.
 
-    A path below ``/src`` keeps its place relative to that, any other one its place below ``/``. How the tests ended stands
-    whatever becomes of their artifacts.
+    A path below ``/src`` keeps its place relative to that, any other one its place below ``/``. How the tests ended
+    stands whatever becomes of their artifacts.
     """
     notes: list[str] = []
     for one in wanted:

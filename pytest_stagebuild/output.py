@@ -244,6 +244,7 @@ def _clean_lines(text: str) -> list[str]:
 
 
 def clean_line(line: str) -> str:
+    """A line as a terminal would show it at its end: without escape codes and without what was overwritten."""
     line = _ESCAPE_CODE.sub("", line).rstrip("\r")
     states = [state for state in line.split("\r") if state.strip()]
     line = states[-1] if states else ""

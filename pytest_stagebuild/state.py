@@ -16,7 +16,10 @@ from typing import Final
 from pytest_stagebuild.checkpoint import Record
 from pytest_stagebuild.errors import StagebuildError
 
-_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder belongs to pytest-stagebuild and can be deleted.\n"
+_TAG: Final = """\
+Signature: 8a477f597d28d172789f06886806bc55
+# This folder belongs to pytest-stagebuild and can be deleted.
+"""
 """https://bford.info/cachedir/"""
 
 
@@ -95,7 +98,8 @@ def cache_folder() -> Path:
     instead.mkdir(exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and instead.stat().st_uid != os.getuid():
         raise StagebuildError(
-            f"{wanted} cannot be written, and {instead} belongs to somebody else: set XDG_CACHE_HOME to a folder of yours"
+            f"{wanted} cannot be written, and {instead} belongs to somebody else: "
+            "set XDG_CACHE_HOME to a folder of yours"
         )
     return instead
 
@@ -127,7 +131,8 @@ class SingleFlight:
                 lock.acquire(timeout=self.wait_limit)
             except Timeout:
                 raise StagebuildError(
-                    f"waited {self.wait_limit / 3600:.0f} h for {_holder_in_words(holder)}: end that process and run again"
+                    f"waited {self.wait_limit / 3600:.0f} h for {_holder_in_words(holder)}: "
+                    "end that process and run again"
                 ) from None
         try:
             with contextlib.suppress(OSError):

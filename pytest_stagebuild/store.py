@@ -114,7 +114,8 @@ class CheckpointStore:
             candidates = [one for one in known if len(wanted) >= 4 and one.uuid.startswith(wanted.lower())]
             if len({one.uuid for one in candidates}) > 1:
                 raise ConfigurationError(
-                    f"--stagebuild-from={wanted} means more than one checkpoint: {_listed(candidates)}. Give more of the UUID"
+                    f"--stagebuild-from={wanted} means more than one checkpoint: {_listed(candidates)}. "
+                    "Give more of the UUID"
                 )
         for checkpoint in candidates:
             image = self._image_of(checkpoint)
@@ -272,8 +273,7 @@ def _listed(checkpoints: list[Checkpoint]) -> str:
 
 def _choices(checkpoints: list[Checkpoint]) -> str:
     if not checkpoints:
-        return "There are no checkpoints of this source yet: run without --stagebuild-from, or with --stagebuild-from=base"
+        return (
+            "There are no checkpoints of this source yet: run without --stagebuild-from, or with --stagebuild-from=base"
+        )
     return f"Those that exist: base, {_listed(checkpoints)}"
-
-
-
