@@ -19,6 +19,7 @@ from pytest_stagebuild.session import StagebuildSession
 from pytest_stagebuild.stage import STAGES, StageName, StageResult
 from pytest_stagebuild.terminal import header, plan
 
+_LETTERS = {"passed": ".", "failed": "F", "error": "E", "skipped": "s"}
 _NO_TESTS: int = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -104,11 +105,13 @@ class StagedRun:
         if word is None:
             return None
         category = "error" if report.when == "setup" and report.failed else report.outcome
-        # No letter: the live lines have said so already, and a letter would stand between them.
-        return category, "", word.upper() if word != "CACHED" else word
+        # A letter only where no live line has said it: it would stand between them.
+        letter = _LETTERS[category] if self._config.get_verbosity() < 0 else ""
+        return category, letter, word.upper()
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:
-        self._stagebuild.leave_when_interrupted()
+        self._stagebuild.interrupts.wind_up()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -45,6 +45,9 @@ class OwnEngine:
         self.address = f"unix://{self.folder}/docker.sock"
         self._group = f"/stagebuild-test-{self.folder.name}"
         self._arguments = [
+            # A network of its own too: a dockerd with --bridge=none removes docker0, whoever's it is.
+            # https://github.com/moby/moby/blob/v20.10.24/daemon/daemon_unix.go, removeDefaultBridgeInterface
+            *("unshare", "--net", "--"),
             "dockerd",
             f"--host={self.address}",
             f"--data-root={self.data}",
