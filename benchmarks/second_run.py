@@ -102,8 +102,11 @@ def run(project: Path, aside: Path) -> dict[str, float]:
 
 def remove_checkpoints(project: Path, since: float) -> None:
     """Remove the images that were made in ``project`` after ``since``."""
-    lockfile = json.loads((project / ".stagebuild/stagebuild.lock").read_text(encoding="utf-8"))
-    made = [one for one in lockfile["checkpoints"].values() if one["created"] >= since]
+    lockfile = project / ".stagebuild/stagebuild.lock"
+    if not lockfile.exists():
+        return
+    known = json.loads(lockfile.read_text(encoding="utf-8"))["checkpoints"].values()
+    made = [one for one in known if one["created"] >= since]
     for one in sorted(made, key=lambda one: one["created"], reverse=True):
         subprocess.run(["docker", "rmi", "-f", one["image"]], check=False, stdout=subprocess.DEVNULL)
 
