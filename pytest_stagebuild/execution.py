@@ -99,7 +99,8 @@ class Workplace:
             step("source sent")
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
             removal = {f"{RUN_FOLDER}/remove.sh": removal_script(upload)} if upload.removed else {}
-            sandbox.put([_archive({**bundles, **files, **removal})])
+            if beside := {**bundles, **files, **removal}:
+                sandbox.put([_archive(beside)])
             sandbox.start()
             step("started")
             if upload.removed:

@@ -1,9 +1,11 @@
-"""Signals that interrupt a run, held back while something must not be left half done."""
+"""Signals that interrupt a run: what they do, and how they are held back while something must not be left half done."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,13 @@ INTERRUPTING: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTER
 
 _PATIENCE: Final = 5.0
 """Seconds after which a signal is no longer held back: whoever sends another one by then means it."""
+
+_LOOK_AROUND: Final = 0.5
+
+_INTERRUPTED: Final = 2
+"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
+
+_Handler = Callable[[int, FrameType | None], Any] | int
 
 
 @contextlib.contextmanager
@@ -33,6 +42,21 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         hold.give_back()
+
+
+def end_with_parent() -> None:
+    """Interrupt this process once its parent is gone: a worker of pytest-xdist would hear of that 5 seconds later.
+
+    https://github.com/pytest-dev/execnet/blob/v2.1.1/src/execnet/gateway_base.py, ``_terminate_execution``
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_AROUND)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, name="stagebuild-parent", daemon=True).start()
 
 
 class _Hold:
@@ -62,3 +86,47 @@ class _Hold:
             self._handlers[number](number, frame)
         elif self._came is None:
             self._came, self._since = number, now
+
+
+class Interrupts:
+    """Lets SIGTERM and SIGHUP end a run as Ctrl-C does: by default they end the process without any clean-up.
+
+    The first signal raises ``KeyboardInterrupt``. Those that follow while that is on its way are taken for impatience,
+    and once the run is being wound up (:meth:`wind_up`) another one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, _Handler] = {}
+        self._raised: float | None = None
+        self._winding_up = False
+
+    def catch(self, *, ctrl_c: bool) -> None:
+        """Take over signals that nobody else handles or ignores, Ctrl-C among them only where ``ctrl_c``."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in INTERRUPTING:
+            nobodys = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            if signal.getsignal(number) == nobodys and (ctrl_c or number != signal.SIGINT):
+                self._before[number] = nobodys
+                signal.signal(number, self._take)
+
+    def wind_up(self) -> None:
+        """The interrupt has arrived where it is dealt with, and no sandbox is left: the rest can be done without."""
+        self._winding_up = True
+
+    def release(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._winding_up:
+            with contextlib.suppress(Exception):
+                sys.stdout.write("\nstagebuild: interrupted again, left at once\n")
+                sys.stdout.flush()
+            os._exit(_INTERRUPTED)
+        now = time.monotonic()
+        if self._raised is None or now - self._raised > _PATIENCE:
+            self._raised = now
+            raise KeyboardInterrupt(signal.Signals(number).name)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
-import threading
 import uuid as uuids
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
@@ -20,7 +16,7 @@ from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines import BUILT_IN, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
 from pytest_stagebuild.errors import StagebuildError, StageFailed
-from pytest_stagebuild.interrupts import INTERRUPTING, held_back
+from pytest_stagebuild.interrupts import Interrupts, end_with_parent, held_back
 from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
@@ -60,7 +56,7 @@ class StagebuildSession:
         self._why_engine = ""
         self._heard: list[RunReport] = []
         self._report: RunReport | None = None
-        self._old_handlers: dict[int, Any] = {}
+        self.interrupts = Interrupts()
         self._failure_shown = False
         self.run_id: str = self._worker["testrunuid"] if self._worker else uuids.uuid4().hex
 
@@ -103,7 +99,11 @@ class StagebuildSession:
         if self._opened is None:
             # Everything that a user can get wrong comes before the engine is asked to do anything.
             settings, tree = self.settings, self.tree
-            self._catch_signals()
+            if self._worker is not None:
+                end_with_parent()
+            else:
+                # Fixtures are guests in somebody else's run, where Ctrl-C does what it always does.
+                self.interrupts.catch(ctrl_c=self._config.option.stagebuild_source is not None)
             self._opened = Pipeline(settings, self.engine, tree, os.environ, self._observer(), self.run_id)
         return self._opened
 
@@ -174,9 +174,7 @@ class StagebuildSession:
             self._opened = None
         if self._worker is None:
             RunFolder(cache_folder() / "runs", self.run_id).remove()
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        self._old_handlers.clear()
+        self.interrupts.release()
 
     def _observer(self) -> Observer:
         observers: list[Observer] = [_Hooks(self._config)]
@@ -185,34 +183,6 @@ class StagebuildSession:
             self._live = LiveView(reporter, stream=self.streams, quiet=self._config.get_verbosity() < 0)
             observers.append(self._live)
         return _All(observers)
-
-    def leave_when_interrupted(self) -> None:
-        """Let the next signal end the process at once: the run is being wound up, and holds no sandbox any more."""
-        for number in INTERRUPTING:
-            if callable(signal.getsignal(number)):
-                self._handle(number, _leave)
-
-    def _catch_signals(self) -> None:
-        """Let SIGTERM and SIGHUP end a run as Ctrl-C does: by default they end the process without any clean-up."""
-        if self._worker is None:
-            for number in INTERRUPTING:
-                if signal.getsignal(number) is signal.SIG_DFL:
-                    self._handle(number, _interrupt)
-
-    def _handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._old_handlers.setdefault(number, signal.signal(number, handler))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    with contextlib.suppress(Exception):
-        sys.stdout.write("\nstagebuild: interrupted again, left at once\n")
-        sys.stdout.flush()
-    os._exit(pytest.ExitCode.INTERRUPTED)
 
 
 def _merged(reports: list[RunReport]) -> RunReport:

@@ -311,6 +311,8 @@ def test_an_image_without_a_shell_is_named_as_such(docker: DockerEngine, bare_im
 
 def test_an_interrupt_leaves_no_container(docker: DockerEngine, docker_base: StoredImage) -> None:
     script = f"""if True:
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         from pytest_stagebuild.engines import connect
         engine, _ = connect("docker")
         with engine.sandbox(engine.find_image({docker_base.id!r}), labels={{}}, network=False, life=300) as sandbox:

@@ -36,7 +36,7 @@ class Run:
     def summary(self) -> list[str]:
         """The lines of the section "stagebuild", with what differs from run to run made equal."""
         after = self.output.partition("= stagebuild =")[2].splitlines()[1:]
-        end = next((number for number, line in enumerate(after) if line.startswith("===")), len(after))
+        end = next((number for number, line in enumerate(after) if line.startswith(("===", "!!!"))), len(after))
         return [steady(line) for line in after[:end]]
 
     def row(self, stage: str) -> str:
@@ -46,7 +46,7 @@ class Run:
 
     def outcomes(self) -> dict[str, str]:
         """The word for each stage in the summary: ``ran``, ``CACHED`` and so on."""
-        pattern = re.compile(r"(install|build|test) .*  (CACHED|FORCED|FAILED|ERROR|skipped|ran)\b")
+        pattern = re.compile(r"(install|build|test) .*  (CACHED|FORCED|FAILED|ERROR|STOPPED|skipped|ran)\b")
         return {match[1]: match[2] for line in self.summary if (match := pattern.match(line))}
 
 
@@ -58,6 +58,12 @@ def steady(text: str) -> str:
     return re.sub(r"\b[0-9a-f]{8}\b", 8 * "0", text)
 
 
+def _heed_signals() -> None:
+    """Where the tests run in the background of a shell, or under nohup, what they start would ignore these."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Project:
     """A project in ``root``; ``name`` is its own, so that no other test shares its checkpoints."""
@@ -65,7 +71,7 @@ class Project:
     root: Path
     name: str
     environ: dict[str, str]
-    pids: set[int] = field(default_factory=set)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self, files: Mapping[str, str | bytes]) -> None:
         for path, content in files.items():
@@ -100,8 +106,9 @@ class Project:
             text=True,
             errors="replace",
             start_new_session=new_group,
+            preexec_fn=_heed_signals,  # noqa: PLW1509
         )
-        self.pids.add(process.pid)
+        self.processes.append(process)
         return process
 
     def pytest(self, *arguments: str, **how: object) -> Run:
@@ -144,7 +151,8 @@ class Project:
         """The names of containers that processes of this project made."""
         found = client.api.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
         owners = {one["Names"][0]: json.loads(one["Labels"]["pytest-stagebuild.owner"])["pid"] for one in found}
-        return [name for name, pid in owners.items() if pid in self.pids]
+        pids = {process.pid for process in self.processes}
+        return [name for name, pid in owners.items() if pid in pids]
 
 
 class ForeignProject(Project):
@@ -197,6 +205,11 @@ def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Cal
 
     left: list[str] = []
     for project in projects:
+        for process in project.processes:
+            if process.poll() is None:
+                process.kill()
+            if process.stdout and not process.stdout.closed:
+                process.communicate()
         deadline = time.monotonic() + 10
         while (mine := project.containers(client)) and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -1,0 +1,280 @@
+"""No container outlives its run, however that ends, and whoever interrupts one is told where it stood."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import docker
+import pytest
+
+AT = """\
+import os, signal, threading
+
+def pytest_stagebuild_step(stage, step):
+    if f"{stage}: {step}" == os.environ["INTERRUPT_AT"]:
+        threading.Timer(float(os.environ["AFTER"]), os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+"""A plugin that presses Ctrl-C so many seconds after a step."""
+
+AGAIN = """\
+import os, signal
+from pytest_stagebuild.engines.docker_sandbox import DockerSandbox
+
+removing = DockerSandbox._remove
+
+def _remove(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    removing(self)
+
+if os.environ["AGAIN"] == "while the container is removed":
+    DockerSandbox._remove = _remove
+
+def pytest_keyboard_interrupt():
+    if os.environ["AGAIN"] == "while the run is wound up":
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+"""A plugin that presses Ctrl-C once more."""
+
+
+def wait_for(holds: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def said(project, stage: str, text: str) -> Callable[[], bool]:
+    log = project.root / ".stagebuild" / "logs" / f"{stage}.log"
+    return lambda: log.exists() and text in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_in_order_and_the_summary_says_where(project, client: docker.DockerClient, number):
+    assert project.stagebuild("pyproject.toml::install").code == 0
+    process = project.start("--stagebuild-source=.", "--stagebuild-build-cmd=echo so far; sleep 300")
+    wait_for(said(project, "build", "so far"))
+    process.send_signal(number)
+    run = project.wait(process)
+    assert project.containers(client) == []
+    assert run.code == 2
+    assert run.outcomes() == {"install": "CACHED", "build": "STOPPED"}
+    assert run.row("build").endswith("interrupted  (first run)")
+    assert "stopped stage    build (interrupted), log: .stagebuild/logs/build.log" in run.summary
+    assert "rollback points  deps-installed 00000000" in run.summary
+    assert run.summary[-1].endswith("--stagebuild-from=deps-installed")
+    assert len(project.checkpoints()) == 1
+
+
+def test_a_signal_that_the_run_was_started_to_ignore_is_ignored(new_project):
+    project = new_project(install_cmd="echo started; sleep 1", build_cmd="true", test_cmd="true")
+    ignoring = project.root / "python-that-ignores"
+    ignoring.write_text(f"#!/bin/sh\ntrap '' HUP\nexec {sys.executable} \"$@\"\n")
+    ignoring.chmod(0o755)
+    process = project.start("--stagebuild-source=.", "pyproject.toml::install", python=str(ignoring))
+    wait_for(said(project, "install", "started"))
+    process.send_signal(signal.SIGHUP)
+    assert project.wait(process).code == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "after"),
+    [
+        ("install: created", "0.3"),
+        ("install: source sent", "0.1"),
+        ("install: record written", "0.05"),
+        ("install: record written", "0.4"),
+        ("build: created", "0"),
+    ],
+)
+def test_ctrl_c_at_any_step_leaves_no_container_and_no_half_made_checkpoint(
+    new_project, client: docker.DockerClient, at, after
+):
+    # Enough to send that the interrupt comes in the middle of it, and enough to commit.
+    project = new_project(
+        install_cmd="head -c 200000000 /dev/urandom > made", build_cmd="wc -c < made", test_cmd="true"
+    )
+    project.write({"at.py": AT})
+    with (project.root / "large.bin").open("wb") as file:
+        file.truncate(1_500_000_000 if at == "install: created" else 1)
+    run = project.wait(
+        project.start("--stagebuild-source=.", "-p", "at", env={"PYTHONPATH": ".", "INTERRUPT_AT": at, "AFTER": after})
+    )
+    assert project.containers(client) == []
+    assert run.code == 2
+    assert "STOPPED" in run.outcomes().values()
+
+    (project.root / "large.bin").unlink()
+    again = project.stagebuild("-s")
+    assert again.code == 0
+    assert "200000000" in again.output
+
+
+@pytest.mark.parametrize("again", ["while the container is removed", "while the run is wound up"])
+def test_a_second_ctrl_c_prints_no_traceback_and_leaves_no_container(new_project, client: docker.DockerClient, again):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"at.py": AT, "again.py": AGAIN})
+    env = {"PYTHONPATH": ".", "INTERRUPT_AT": "install: started", "AFTER": "0", "AGAIN": again}
+    run = project.wait(project.start("--stagebuild-source=.", "-p", "at", "-p", "again", env=env))
+    assert run.code == 2
+    assert project.containers(client) == []
+    assert project.checkpoints() == {}
+    if again == "while the run is wound up":
+        assert run.lines[-1] == "stagebuild: interrupted again, left at once"
+    else:
+        assert run.outcomes() == {"install": "STOPPED"}
+
+
+@contextlib.contextmanager
+def silent_registry() -> Iterator[tuple[int, threading.Event]]:
+    """A registry that takes requests and never answers; the event is set at the first."""
+    asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    asked.set()
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield server.getsockname()[1], asked
+        finally:
+            for one in kept:
+                one.close()
+
+
+def test_ctrl_c_while_the_base_image_is_pulled(new_project):
+    with silent_registry() as (port, asked):
+        project = new_project(image=f"127.0.0.1:{port}/silent:1")
+        process = project.start("--stagebuild-source=.")
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        run = project.wait(process)
+    assert run.code == 2
+    assert run.summary == [
+        "",
+        f"note             interrupted before the base image 127.0.0.1:{port}/silent:1 was there",
+    ]
+
+
+HOST_TESTS = {
+    "test_host.py": """\
+def test_first(): pass
+
+def test_image(build_image):
+    build_image.run("echo so far >/proc/1/fd/1; sleep 300")
+"""
+}
+
+
+@pytest.mark.parametrize("slow", ["build", "test"])
+def test_ctrl_c_in_a_fixture_or_a_test_that_uses_it(new_project, client: docker.DockerClient, slow):
+    project = new_project(install_cmd="true", build_cmd="sleep 300" if slow == "build" else "true", test_cmd="true")
+    project.write(HOST_TESTS)
+    process = project.start("test_host.py", "-v")
+    wait_for(lambda: running(client, process.pid, "sleep 300"))
+    process.send_signal(signal.SIGINT)
+    run = project.wait(process)
+    assert run.code == 2
+    assert project.containers(client) == []
+    assert run.outcomes() == {"install": "ran", "build": "STOPPED" if slow == "build" else "ran"}
+    assert "KeyboardInterrupt" in run.output
+    assert "1 passed" in run.output
+
+
+def running(client: docker.DockerClient, pid: int, command: str) -> bool:
+    """Whether a command runs in a container that the process made."""
+    for found in client.api.containers(filters={"label": "pytest-stagebuild.owner"}):
+        if json.loads(found["Labels"]["pytest-stagebuild.owner"])["pid"] == pid:
+            with contextlib.suppress(docker.errors.APIError):  # it may be gone by now
+                top = client.api.top(found["Id"])
+                return any(command in line[-1] for line in top["Processes"] or ())
+    return False
+
+
+def sandboxes_of(client: docker.DockerClient, project) -> list[str]:
+    """The containers that were made for a stage of this project, by whichever process."""
+    found = client.api.containers(all=True, filters={"label": f"pytest-stagebuild.project={project.name}"})
+    return [one["Names"][0] for one in found]
+
+
+def test_ctrl_c_reaches_every_worker_of_xdist(new_project, client: docker.DockerClient):
+    pytest.importorskip("xdist")
+    project = new_project(install_cmd="echo started; sleep 300")
+    project.write({"test_host.py": "def test_a(deps_image): pass\ndef test_b(deps_image): pass\n"})
+    process = project.start("-p", "xdist", "-n2", "test_host.py", new_group=True)
+    wait_for(said(project, "install", "started"))
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    wait_for(lambda: not sandboxes_of(client, project), 5)
+
+
+@pytest.mark.parametrize("plain", ["stages", "xdist"])
+def test_no_container_is_left_5_seconds_after_kill_9(new_project, client: docker.DockerClient, plain):
+    project = new_project(install_cmd="trap '' TERM HUP; echo started; sleep 300", build_cmd="true", test_cmd="true")
+    project.write({"test_host.py": "def test_a(deps_image): pass\n"})
+    arguments = ["--stagebuild-source=."] if plain == "stages" else ["-p", "xdist", "-n1", "test_host.py"]
+    process = project.start(*arguments, new_group=True)
+    wait_for(said(project, "install", "started"))
+    assert sandboxes_of(client, project)
+    process.kill()
+    wait_for(lambda: not sandboxes_of(client, project), 5)
+    process.communicate()
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next_one_and_a_living_ones_is_not(
+    new_project, client: docker.DockerClient
+):
+    """A container that was not started yet has no process of its own that could end it."""
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    hold = (
+        "import os, time\ndef pytest_stagebuild_step(stage, step):\n    open(step, 'w').close()\n    time.sleep(300)\n"
+    )
+    project.write({"hold.py": hold})
+    living, killed = (
+        project.start(
+            "--stagebuild-source=.", "-p", "hold", f"--stagebuild-install-cmd=echo {name}", env={"PYTHONPATH": "."}
+        )
+        for name in ("living", "killed")
+    )
+    try:
+        wait_for(lambda: len(project.containers(client)) == 2)
+        killed.kill()
+        killed.communicate()
+        assert len(project.containers(client)) == 2
+        run = project.stagebuild()
+        assert run.code == 0
+        assert "note             removed 1 sandboxes that a run left when it was killed" in run.summary
+        [left] = project.containers(client)
+        owner = client.api.inspect_container(left)["Config"]["Labels"]["pytest-stagebuild.owner"]
+        assert json.loads(owner)["pid"] == living.pid
+    finally:
+        living.send_signal(signal.SIGINT)
+        project.wait(living)
+    assert project.containers(client) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 0),
+        (["--stagebuild-test-cmd=exit 1"], 1),
+        (["--stagebuild-test-cmd=sleep 300", "--stagebuild-timeout=1"], 1),
+    ],
+)
+def test_no_container_is_left_by_success_failure_or_a_time_limit(project, client: docker.DockerClient, options, code):
+    run = project.stagebuild(*options)
+    assert run.code == code
+    assert project.containers(client) == []
