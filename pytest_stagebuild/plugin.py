@@ -6,6 +6,7 @@ package, and does nothing, until ``--stagebuild-source`` is given or a fixture i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
     from pytest_stagebuild.image import Image
     from pytest_stagebuild.session import StagebuildSession
 
+    class Worker(Protocol):
+        """What pytest-xdist calls a node: its controlling process's view of a worker."""
+
+        config: pytest.Config
+        workerinput: dict[str, str]
+        workeroutput: dict[str, str]
+
+
 _SESSION: pytest.StashKey[StagebuildSession] = pytest.StashKey()
-
-
-class Worker(Protocol):
-    """What pytest-xdist calls a node: its controlling process's view of a worker."""
-
-    config: pytest.Config
-    workerinput: dict[str, str]
-    workeroutput: dict[str, str]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -34,10 +35,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     from pytest_stagebuild.flags import add_options
-    from pytest_stagebuild.takeover import waive_required_plugins
 
     add_options(parser)
-    waive_required_plugins(pluginmanager)
+    config: pytest.Config | None = pluginmanager.get_plugin("pytestconfig")
+    typed = [os.environ.get("PYTEST_ADDOPTS", ""), *map(str, config.invocation_params.args if config else ())]
+    if any("--stagebuild-source" in text for text in typed):
+        from pytest_stagebuild.takeover import waive_required_plugins
+
+        waive_required_plugins(pluginmanager)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

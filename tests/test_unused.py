@@ -79,7 +79,6 @@ def test_a_run_that_does_not_ask_for_the_plugin_imports_no_more_than_its_flags(p
         "pytest_stagebuild.plugin",
         "pytest_stagebuild.flags",
         "pytest_stagebuild.hooks",
-        "pytest_stagebuild.takeover",
     }
 
 
