@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 import threading
 import time
@@ -13,12 +12,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_stagebuild.engines import keeper
+from pytest_stagebuild.engines.docker_changes import changed_files
 from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, words_of
 from pytest_stagebuild.engines.docker_exec import Execution, output_of
 from pytest_stagebuild.engines.docker_images import Reference, committed_config, parse_reference, stored_image
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
-from pytest_stagebuild.engines.tar_stream import IterableFile
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
@@ -178,21 +177,7 @@ class DockerSandbox:
         return list(ended.values())
 
     def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        with engine_errors("list the changed files"):
-            differences = self._connection.patient.diff(self.name) or []
-            changed = {str(one["Path"]) for one in differences if one["Kind"] != 2}
-            exported = self._connection.patient.export(self.name)
-        pieces = _guarded(exported, "export the files")
-        try:
-            with tarfile.open(fileobj=IterableFile(pieces), mode="r|", bufsize=1 << 20) as archive:
-                for member in archive:
-                    path = "/" + member.name.removeprefix("./").strip("/")
-                    if (member.isreg() or member.issym() or member.islnk()) and _as_json_has_it(path) in changed:
-                        yield path, _content(archive, member)
-        except tarfile.TarError as error:
-            raise EngineError(f"the engine exported a broken archive: {error}. Run again.") from error
-        finally:
-            exported.close()
+        return changed_files(self._connection, self.name)
 
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
         with _COMMIT_LOCK:
@@ -363,16 +348,3 @@ class DockerSandbox:
 def _guarded(pieces: Iterable[bytes], doing: str) -> Iterator[bytes]:
     with engine_errors(doing):
         yield from pieces
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    if not member.isreg():
-        yield member.linkname.encode("utf-8", "surrogateescape")
-    elif file := archive.extractfile(member):
-        while piece := file.read(1 << 20):
-            yield piece
-
-
-def _as_json_has_it(path: str) -> str:
-    """The path as the engine's list of differences has it: each byte that is not UTF-8 is replaced there."""
-    return re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", path)

@@ -127,9 +127,10 @@ class Sandbox(Protocol):
         """End everything that is still running in the sandbox, and give the command lines of what that was."""
 
     def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Every regular file that differs from the image: its absolute path and its content in pieces.
+        """Every file that differs from the image: its absolute path and its content in pieces.
 
-        Each content must be used before the next file is asked for. Symbolic links come with their target as content.
+        Each content must be used before the next file is asked for. Symbolic links come with their target as content;
+        folders, devices and FIFOs where they are new, with none.
         """
 
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:

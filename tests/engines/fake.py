@@ -229,7 +229,7 @@ class FakeSandbox:
         with self.engine.step("changed_files"):
             before = self.engine.trees[self.image.id].nodes
             for path, node in sorted(self.files.nodes.items()):
-                if node.kind != "folder" and before.get(path) != node:
+                if path not in before or (node.kind != "folder" and before[path] != node):
                     yield path, iter([node.data])
 
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
