@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from pytest_stagebuild.artifacts import remove_old
+from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt
 from pytest_stagebuild.base import ResolvedBase, resolve_base
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
@@ -138,6 +138,10 @@ class Pipeline:
         Where there is something ``tested_elsewhere``, on the host, it is no failure that there are no tests inside.
         """
         self._selection, self._tested_elsewhere = selection, tested_elsewhere
+        try:
+            remove_old(self._state.artifacts)
+        except ArtifactError as error:
+            self._note(str(error))
         return self.result("test")
 
     def plan(self) -> list[PlannedStage]:
@@ -256,7 +260,6 @@ class Pipeline:
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
-        remove_old(self._state.artifacts)
         inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
         failed_before = self._state.path / "last-failed.json"
         with (
