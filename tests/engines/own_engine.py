@@ -29,11 +29,11 @@ _PATIENCE = 60.0
 class OwnEngine:
     """A dockerd that shares nothing with another; ``address`` is its socket.
 
-    With ``size`` its data lie in a file system of so many bytes. Nothing of it is left once it is closed. Where it ends
+    It has a network of its own, unless it is to reach what listens ``on_this_host``. With ``size`` its data lie in a file system of so many bytes. Nothing of it is left once it is closed. Where it ends
     in the middle of something the SDK leaves sockets open, of which Python warns.
     """
 
-    def __init__(self, *arguments: str, size: int | None = None) -> None:
+    def __init__(self, *arguments: str, size: int | None = None, on_this_host: bool = False) -> None:
         if os.geteuid() != 0 or shutil.which("dockerd") is None:
             pytest.skip("a second dockerd needs root and the Debian package docker.io")
         # A socket's path has at most 107 characters.
@@ -42,19 +42,23 @@ class OwnEngine:
         self.data.mkdir()
         if size is not None:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", self.data], check=True)
+        # A dockerd with --bridge=none removes docker0, whoever's it is:
+        # https://github.com/moby/moby/blob/v20.10.24/daemon/daemon_unix.go, removeDefaultBridgeInterface
+        self._bridge = f"sb{os.getpid()}"[:15] if on_this_host else ""
+        if self._bridge:
+            _ip("link", "add", self._bridge, "type", "bridge")
+            _ip("addr", "add", "198.18.91.1/30", "dev", self._bridge)
         self.address = f"unix://{self.folder}/docker.sock"
         self._group = f"/stagebuild-test-{self.folder.name}"
         self._arguments = [
-            # A network of its own too: a dockerd with --bridge=none removes docker0, whoever's it is.
-            # https://github.com/moby/moby/blob/v20.10.24/daemon/daemon_unix.go, removeDefaultBridgeInterface
-            *("unshare", "--net", "--"),
+            *(() if on_this_host else ("unshare", "--net", "--")),
             "dockerd",
+            f"--bridge={self._bridge or 'none'}",
             f"--host={self.address}",
             f"--data-root={self.data}",
             f"--exec-root={self.folder}/exec",
             f"--pidfile={self.folder}/pid",
             f"--cgroup-parent={self._group}",
-            "--bridge=none",
             "--iptables=false",
             "--userland-proxy=false",
             "--shutdown-timeout=1",
@@ -127,6 +131,8 @@ class OwnEngine:
             for mount in sorted(self._mounts(), reverse=True):
                 subprocess.run(["umount", "--lazy", mount], check=False)
             shutil.rmtree(self.folder)
+            if self._bridge:
+                _ip("link", "delete", self._bridge)
 
     def _answers(self) -> bool:
         if not Path(self.address.removeprefix("unix://")).exists():
@@ -159,8 +165,10 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(*arguments: str, size: int | None = None, start: bool = True) -> Iterator[OwnEngine]:
-    engine = OwnEngine(*arguments, size=size)
+def own_engine(
+    *arguments: str, size: int | None = None, on_this_host: bool = False, start: bool = True
+) -> Iterator[OwnEngine]:
+    engine = OwnEngine(*arguments, size=size, on_this_host=on_this_host)
     try:
         if start:
             engine.start()
@@ -168,6 +176,10 @@ def own_engine(*arguments: str, size: int | None = None, start: bool = True) -> 
     finally:
         engine.close()
         gc.collect()  # sockets of refused connections, while the test that expects them goes on
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
 
 def _command_lines() -> dict[int, bytes]:

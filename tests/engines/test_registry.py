@@ -198,7 +198,10 @@ def test_a_registry_that_breaks_off_in_the_middle_of_a_layer_leaves_no_image(
 ) -> None:
     direct = publish(open_registry)
     host, port = open_registry.address.split(":")
-    with socket.create_server(("127.0.0.1", 0)) as listener, own_engine("--max-download-attempts=1") as own:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        own_engine("--max-download-attempts=1", on_this_host=True) as own,
+    ):
         proxy = Proxy(listener, lambda: socket.create_connection((host, int(port))))
         proxy.cut_when = lambda sent, received: b"/blobs/" in sent and received > 1_000_000
         reference = direct.replace(f":{port}/", f":{listener.getsockname()[1]}/")
@@ -216,7 +219,7 @@ def test_an_engine_that_stops_during_a_pull_is_no_fault_of_the_image(
     docker: DockerEngine, open_registry: Registry, publish: Callable[..., str]
 ) -> None:
     reference = publish(open_registry)
-    with own_engine() as own, own.connected() as engine:
+    with own_engine(on_this_host=True) as own, own.connected() as engine:
 
         def stop(progress: PullProgress) -> None:
             own.stop(signal.SIGKILL)
