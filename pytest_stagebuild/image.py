@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import errno
 import posixpath
 import tarfile
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
-from pytest_stagebuild.engines.protocol import Sandbox
-from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name
 from pytest_stagebuild.engines.tar_stream import IterableFile
+from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name
 from pytest_stagebuild.output import Captured
+from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.store import read_file
+
+_MOST_LINKS: Final = 40
+"""As many as Linux follows: https://man7.org/linux/man-pages/man7/path_resolution.7.html"""
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,16 @@ class Image:
     ) -> RunResult:
         """Run ``/bin/sh -c command`` in a sandbox of its own and wait for it, at most ``timeout`` seconds.
 
-        ``cwd`` is relative to ``/src``. A command that fails or runs out of time is not an error here: the result says so. Raises
-        :class:`~pytest_stagebuild.errors.EngineError` where the engine fails. With ``disposable=False`` what the
-        command left is kept as ``result_image``.
+        ``cwd`` is relative to ``/src``. A command that fails or runs out of time is not an error here: the result says
+        so. Raises :class:`~pytest_stagebuild.errors.EngineError` where the engine fails. With ``disposable=False`` what
+        the command left is kept as ``result_image``.
         """
         said = Captured(redact=self._workplace.redactions)
         data = stdin.encode() if isinstance(stdin, str) else stdin
         files = {} if data is None else {f"{RUN_FOLDER}/stdin": data}
         uuid = str(uuids.uuid4())
         labels = {LABEL + "stage": "derived", LABEL + "uuid": uuid} if not disposable else {}
-        with self._workplace.sandbox(self._ground, labels=labels, network=True, timeout=timeout, files=files) as (
+        with self._as_it_is_now().sandbox(self._ground, labels=labels, network=True, timeout=timeout, files=files) as (
             sandbox,
             upload,
         ):
@@ -112,19 +116,26 @@ class Image:
         return RunResult(ended.code, said.text("stdout"), said.text("stderr"), ended.timed_out, ended.duration, derived)
 
     def read_bytes(self, path: str) -> bytes:
-        """The content of a file; ``path`` is relative to ``/src``. Raises ``FileNotFoundError`` or ``IsADirectoryError``."""
-        try:
-            return read_file(b"".join(self._get(path)))
-        except ValueError:
-            raise IsADirectoryError(f"{path} is not a file in {self!r}: use list() or export()") from None
+        """The content of a file; ``path`` is relative to ``/src``, and links are followed.
+
+        Raises ``FileNotFoundError`` or ``IsADirectoryError``.
+        """
+        with self._opened(path) as (pieces, _):
+            try:
+                return read_file(b"".join(pieces))
+            except ValueError:
+                raise IsADirectoryError(f"{path} is not a file in {self!r}: use list() or export()") from None
 
     def read_text(self, path: str) -> str:
         """The content of a UTF-8 file; ``path`` is relative to ``/src``. Raises as :meth:`read_bytes` does."""
         return self.read_bytes(path).decode()
 
     def list(self, path: str = ".") -> list[str]:
-        """The names in a folder, sorted; ``path`` is relative to ``/src``. Raises ``FileNotFoundError`` or ``NotADirectoryError``."""
-        with tarfile.open(fileobj=IterableFile(self._get(path)), mode="r|") as tar:
+        """The names in a folder, sorted; ``path`` is relative to ``/src``, and links are followed.
+
+        Raises ``FileNotFoundError`` or ``NotADirectoryError``.
+        """
+        with self._opened(path) as (pieces, _), tarfile.open(fileobj=IterableFile(pieces), mode="r|") as tar:
             top = tar.next()
             if top is None or not top.isdir():
                 raise NotADirectoryError(f"{path} is not a folder in {self!r}: use read_bytes()")
@@ -134,14 +145,28 @@ class Image:
     def export(self, path: str, destination: str | Path) -> Path:
         """Copy a file or folder out into the folder ``destination``, and give the path of the copy.
 
-        Links, devices and whatever points out of ``destination`` are left behind. Raises ``FileNotFoundError``.
+        Links inside it, devices and whatever points out of ``destination`` are left behind; ``path`` itself may be a
+        link, and the copy then has the name of what it leads to. Raises ``FileNotFoundError``.
         """
         target = Path(destination)
-        extract(self._get(path), target)
-        return target / posixpath.basename(posixpath.normpath(posixpath.join(WORKING_DIRECTORY, path)))
+        with self._opened(path) as (pieces, found):
+            extract(pieces, target)
+        return target / posixpath.basename(found)
 
-    def _get(self, path: str) -> Iterator[bytes]:
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[Iterator[bytes], str]]:
+        """A tar of what ``path`` leads to, and the absolute path of that."""
         where = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, path))
-        sandbox: Sandbox
-        with self._workplace.sandbox(self._ground, labels={}, network=False, timeout=600.0) as (sandbox, _):
-            yield from sandbox.get(where)
+        with self._as_it_is_now().sandbox(self._ground, labels={}, network=False, timeout=600.0) as (sandbox, _):
+            for _ in range(_MOST_LINKS):
+                with tarfile.open(fileobj=IterableFile(sandbox.get(where)), mode="r|") as tar:
+                    top = tar.next()
+                if top is None or not top.issym():
+                    yield sandbox.get(where), where
+                    return
+                where = posixpath.normpath(posixpath.join(posixpath.dirname(where), top.linkname))
+            raise OSError(errno.ELOOP, f"too many links in {self!r}", path)
+
+    def _as_it_is_now(self) -> Workplace:
+        """The source may have been edited since the session began, by the test itself for one."""
+        return replace(self._workplace, tree=SourceTree.read(self._workplace.tree.root))
