@@ -87,7 +87,8 @@ class Pipeline:
         self._run = RunFolder(cache_folder() / "runs", run_id)
         self._note(*self.tree.notes, *host.notes, self._state.note, version.problem if version else "")
         if swept := engine.sweep():
-            self._note(f"removed {len(swept)} sandboxes that a run left when it was killed")
+            many = f"{len(swept)} sandboxes" if len(swept) > 1 else "a sandbox"
+            self._note(f"removed {many} that a run left when it was killed")
 
     @property
     def tree(self) -> SourceTree:

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from pytest_stagebuild import interrupts
-from pytest_stagebuild.interrupts import INTERRUPTING, held_back
+from pytest_stagebuild.interrupts import INTERRUPTING, Interrupts, held_back
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +84,66 @@ def test_another_thread_leaves_the_handlers_alone(interruptible):
     thread.start()
     thread.join()
     assert seen == [interruptible]
+
+
+@pytest.fixture
+def interrupts_caught():
+    """SIGTERM, SIGHUP and Ctrl-C as a run with stages has them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    caught = Interrupts()
+    caught.catch(ctrl_c=True)
+    yield caught
+    caught.release()
+
+
+@pytest.mark.parametrize("number", INTERRUPTING)
+def test_the_first_signal_is_raised_and_those_that_follow_at_once_are_not(interrupts_caught, number):
+    with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name):
+        os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_is_raised_again_for_who_has_waited(interrupts_caught, monkeypatch):
+    monkeypatch.setattr(interrupts, "_PATIENCE", -1.0)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_ends_the_process_at_once_when_the_run_is_wound_up(interrupts_caught, monkeypatch, capsys):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(interrupts, "_PATIENCE", 60.0)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    interrupts_caught.wind_up()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert codes == [pytest.ExitCode.INTERRUPTED]
+    assert capsys.readouterr().out == "\nstagebuild: interrupted again, left at once\n"
+
+
+def test_released_signals_do_what_they_did_before(interrupts_caught):
+    interrupts_caught.release()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_signals_that_somebody_handles_or_ignores_stay_as_they_are(interruptible):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    caught = Interrupts()
+    caught.catch(ctrl_c=True)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [interruptible] * 2
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_ctrl_c_is_left_alone_where_stages_are_guests():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    caught = Interrupts()
+    caught.catch(ctrl_c=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    caught.release()
