@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 
 from pytest_stagebuild.stage import Failure, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word, shown_path
+
+if TYPE_CHECKING:
+    from _pytest._code.code import TerminalRepr  # pytest has no public name for it
 
 WORD: Final = "stagebuild_word"
 """The attribute of a report that says what became of its stage, a str."""
@@ -45,9 +48,9 @@ class StageItem(pytest.Item):
         if self.result.failure is not None:
             raise StageItemFailed(self.result.failure, is_error=self.result.outcome == "error")
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str | TerminalRepr:
         if not isinstance(excinfo.value, StageItemFailed):
-            return str(super().repr_failure(excinfo))
+            return super().repr_failure(excinfo)  # somebody's mistake, ours or that of another plugin
         failure = excinfo.value.failure
         log = f"log: {shown_path(failure.log)}" if failure.log else ""
         # The short summary shows the first line.

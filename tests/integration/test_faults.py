@@ -28,6 +28,8 @@ AT, HOW = os.environ.get("FAULT_AT"), os.environ.get("FAULT")
 def fault():
     if HOW == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if HOW == "bug":
+        raise RuntimeError("somebody else's mistake")
     raise EngineError("the engine went away. Start it and run again")
 
 def pytest_stagebuild_step(stage, step):
@@ -97,6 +99,18 @@ def test_an_engine_that_fails_at_a_step_is_an_error_of_that_stage(faulty, client
     assert run.summary[-1].endswith("--stagebuild-from=deps-installed")
     assert faulty.containers(client) == []
     then_green(faulty, client, untouched=("install",))
+
+
+@pytest.mark.parametrize("step", ["created", "started", "committed", "recorded"])
+def test_a_mistake_in_somebody_elses_hook_is_shown_and_loses_nothing(faulty, client, step):
+    run = with_fault(faulty, f"install: {step}", "bug")
+    assert run.code == 1
+    assert "plugins/faults.py:11: RuntimeError" in run.output  # as pytest shows where it is
+    assert "FAILED pyproject.toml::install - RuntimeError: somebody else's mistake" in run.lines
+    assert run.outcomes() == {"install": "ERROR", "build": "skipped", "test": "skipped"}
+    assert "failed stage     install (error), log: .stagebuild/logs/install.log" in run.summary
+    assert faulty.containers(client) == []
+    then_green(faulty, client, untouched=("install",) if step in ("committed", "recorded") else ())
 
 
 @pytest.mark.parametrize("how", ["kill", "exception"])
