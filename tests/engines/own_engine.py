@@ -29,8 +29,9 @@ _PATIENCE = 60.0
 class OwnEngine:
     """A dockerd that shares nothing with another; ``address`` is its socket.
 
-    It has a network of its own, unless it is to reach what listens ``on_this_host``. With ``size`` its data lie in a file system of so many bytes. Nothing of it is left once it is closed. Where it ends
-    in the middle of something the SDK leaves sockets open, of which Python warns.
+    It has a network of its own, unless it is to reach what listens ``on_this_host``. With ``size`` its data lie in a
+    file system of so many bytes. Nothing of it is left once it is closed. Where it ends in the middle of something the
+    SDK leaves sockets open, of which Python warns.
     """
 
     def __init__(self, *arguments: str, size: int | None = None, on_this_host: bool = False) -> None:
@@ -39,15 +40,10 @@ class OwnEngine:
         # A socket's path has at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/tmp"))
         self.data = self.folder / "data"
-        self.data.mkdir()
-        if size is not None:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", self.data], check=True)
+        self._size = size
         # A dockerd with --bridge=none removes docker0, whoever's it is:
         # https://github.com/moby/moby/blob/v20.10.24/daemon/daemon_unix.go, removeDefaultBridgeInterface
         self._bridge = f"sb{os.getpid()}"[:15] if on_this_host else ""
-        if self._bridge:
-            _ip("link", "add", self._bridge, "type", "bridge")
-            _ip("addr", "add", "198.18.91.1/30", "dev", self._bridge)
         self.address = f"unix://{self.folder}/docker.sock"
         self._group = f"/stagebuild-test-{self.folder.name}"
         self._arguments = [
@@ -65,6 +61,15 @@ class OwnEngine:
             *arguments,
         ]
         self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Make what it stands on."""
+        self.data.mkdir()
+        if self._size is not None:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", self.data], check=True)
+        if self._bridge:
+            _ip("link", "add", self._bridge, "type", "bridge")
+            _ip("addr", "add", "198.18.91.1/30", "dev", self._bridge)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -131,7 +136,7 @@ class OwnEngine:
             for mount in sorted(self._mounts(), reverse=True):
                 subprocess.run(["umount", "--lazy", mount], check=False)
             shutil.rmtree(self.folder)
-            if self._bridge:
+            if Path(f"/sys/class/net/{self._bridge or 'none'}").exists():
                 _ip("link", "delete", self._bridge)
 
     def _answers(self) -> bool:
@@ -170,6 +175,7 @@ def own_engine(
 ) -> Iterator[OwnEngine]:
     engine = OwnEngine(*arguments, size=size, on_this_host=on_this_host)
     try:
+        engine.prepare()
         if start:
             engine.start()
         yield engine

@@ -47,15 +47,21 @@ class Registry:
         self.address = self._listening()
 
     def push(self, client: docker.APIClient, image: str, name: str) -> str:
-        """Put an image that the engine of ``client`` holds into the registry, as ``name``; give its reference."""
+        """Put an image that the engine of ``client`` holds into the registry, as ``name``; give its reference.
+
+        What the reference means on that engine stays as it was.
+        """
         reference = f"{self.address}/{name}"
         repository, _, tag = reference.rpartition(":")
+        before = [one["Id"] for one in client.images(reference)]
         client.tag(image, repository, tag)
         try:
             for event in client.push(repository, tag, stream=True, decode=True, auth_config=self.auth):
                 assert "error" not in event, event
         finally:
             client.remove_image(reference, noprune=True)
+            for one in before:
+                client.tag(one, repository, tag)
         return reference
 
     def stop(self) -> None:
