@@ -143,7 +143,7 @@ def run_to_checkpoint(
         upload,
     ):
         ended = sandbox.run(
-            stage.command,
+            with_own_programs(sandbox, stage.command),
             cwd=WORKING_DIRECTORY,
             env=workplace.environment(stage.env),
             timeout=stage.timeout,
@@ -210,6 +210,15 @@ def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tup
         except StagebuildError as error:
             notes.append(f"artifact {one} was not copied out: {error}")
     return tuple(notes)
+
+
+def with_own_programs(sandbox: Sandbox, command: str) -> str:
+    """The command, able to find the programs that pip installs for a user who may not write where root's go.
+
+    Images declare a USER, and seldom the folder of its own programs in PATH:
+    https://pip.pypa.io/en/stable/user_guide/#user-installs.
+    """
+    return command if sandbox.owner.uid == 0 else f'PATH="$PATH:$HOME/.local/bin"; {command}'
 
 
 def image_name(project: str, uuid: str) -> str:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
 from pytest_stagebuild.engines.tar_stream import IterableFile
-from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name
+from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name, with_own_programs
 from pytest_stagebuild.output import Captured
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.store import read_file
@@ -97,7 +97,7 @@ class Image:
             upload,
         ):
             ended = sandbox.run(
-                command if data is None else f"exec <{RUN_FOLDER}/stdin\n{command}",
+                with_own_programs(sandbox, command if data is None else f"exec <{RUN_FOLDER}/stdin\n{command}"),
                 cwd=posixpath.join(WORKING_DIRECTORY, cwd),
                 env=self._workplace.environment(env or {}),
                 timeout=timeout,

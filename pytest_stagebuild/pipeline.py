@@ -13,7 +13,15 @@ from pytest_stagebuild.base import ResolvedBase, resolve_base
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import RUN_FOLDER, Ground, StageRun, Workplace, run_to_checkpoint, take_artifacts
+from pytest_stagebuild.execution import (
+    RUN_FOLDER,
+    Ground,
+    StageRun,
+    Workplace,
+    run_to_checkpoint,
+    take_artifacts,
+    with_own_programs,
+)
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.image import Image
 from pytest_stagebuild.lockfile import Lockfile
@@ -276,7 +284,7 @@ class Pipeline:
         ):
             bring_in(sandbox, failed_before)
             ended = sandbox.run(
-                stage.command,
+                with_own_programs(sandbox, stage.command),
                 cwd=WORKING_DIRECTORY,
                 env=self._work.environment({**stage.env, **self._selection.environment(RUN_FOLDER, inside)}),
                 timeout=stage.timeout,
