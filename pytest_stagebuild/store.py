@@ -251,13 +251,13 @@ class CheckpointStore:
 
 
 def read_file(archive: bytes) -> bytes:
-    """The content of the only file in a tar. Raises ``ValueError`` where there is none."""
+    """The content of the file at the top of a tar. Raises ``ValueError`` where something else is there."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            # `extractfile` follows a link into the archive, and raises KeyError where that does not hold its target.
-            if member.isreg() and (file := tar.extractfile(member)) is not None:
-                return file.read()
-    raise ValueError("the archive holds no file")
+        top = tar.next()
+        # `extractfile` follows a link into the archive, and raises KeyError where that does not hold its target.
+        if top is not None and top.isreg() and (file := tar.extractfile(top)) is not None:
+            return file.read()
+    raise ValueError("the archive is not one of a file")
 
 
 def describe_changes(changes: Changes, limit: int = 5) -> str:

@@ -1,0 +1,172 @@
+"""What tests get of an Image: every method, and never a file of the source as it was."""
+
+from __future__ import annotations
+
+METHODS = """\
+import os, pathlib, pytest
+
+def test_run(build_image):
+    result = build_image.run("cat; echo $NAME; pwd; echo oops >&2; exit 3", env={"NAME": "x y"}, cwd="deep", stdin="in\\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "in\\nx y\\n/src/deep\\n", "oops\\n")
+    assert not result.timed_out and result.duration > 0 and result.result_image is None
+
+def test_run_out_of_time(build_image):
+    result = build_image.run("echo before; sleep 60", timeout=1)
+    assert result.timed_out and result.stdout == "before\\n"
+
+def test_run_with_much_to_read_and_to_say(build_image):
+    data = bytes(range(256)) * 40_000
+    assert build_image.run("sha256sum", stdin=data).stdout.split()[0] == __import__("hashlib").sha256(data).hexdigest()
+    said = build_image.run("head -c 50000000 /dev/zero | tr '\\\\0' a").stdout
+    assert 1 << 20 < len(said) < 17 << 20
+
+def test_disposable_or_not(build_image):
+    assert build_image.run("echo new > new.txt").exit_code == 0
+    with pytest.raises(FileNotFoundError):
+        build_image.read_text("new.txt")
+    left = build_image.run("echo new > new.txt", disposable=False).result_image
+    assert (left.stage, left.parent, left.read_text("new.txt")) == ("derived", build_image.uuid, "new\\n")
+    again = left.run("cat new.txt; rm new.txt", disposable=False)
+    assert again.stdout == "new\\n" and "new.txt" not in again.result_image.list()
+    assert build_image.run("exit 1", disposable=False).result_image is None
+
+def test_reading(build_image, tmp_path):
+    assert build_image.read_bytes("deep/file.txt") == b"deep\\n"
+    assert build_image.read_text("link.txt") == "deep\\n"
+    assert build_image.read_text("/etc/hostname") is not None
+    assert build_image.list("deep") == ["file.txt"] == build_image.list("folder-link")
+    assert build_image.export("deep", tmp_path) == tmp_path / "deep"
+    assert (tmp_path / "deep" / "file.txt").read_text() == "deep\\n"
+
+def test_what_is_not_there(build_image, tmp_path):
+    for read in (build_image.read_bytes, build_image.read_text, build_image.list, lambda p: build_image.export(p, tmp_path)):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            read("nowhere")
+    with pytest.raises(IsADirectoryError, match="use list"):
+        build_image.read_bytes("deep")
+    with pytest.raises(NotADirectoryError, match="use read_bytes"):
+        build_image.list("deep/file.txt")
+    with pytest.raises(OSError, match="too many links"):
+        build_image.read_bytes("loop")
+
+def test_lineage(base_image, deps_image, build_image):
+    assert [image.stage for image in (base_image, deps_image, build_image)] == ["base", "install", "build"]
+    assert (base_image.parent, deps_image.parent, build_image.parent) == (None, base_image.uuid, deps_image.uuid)
+    assert "installed.txt" not in base_image.list() and "built.txt" not in deps_image.list()
+"""
+
+
+def test_every_method_of_an_image(project, client):
+    project.write({"deep/file.txt": "deep\n", "test_methods.py": METHODS})
+    for link, target in (("link.txt", "deep/file.txt"), ("folder-link", "deep"), ("loop", "loop")):
+        (project.root / link).symlink_to(target)
+    run = project.pytest("test_methods.py", "-q", "-p", "no:cacheprovider")
+    assert run.code == 0, run.output
+    # What a command left lives until the session's end.
+    assert len(project.images(client)) == 2
+
+
+STALE = """\
+import os, pathlib, pytest
+
+HERE = pathlib.Path(__file__).parent
+
+EXPECTED = {
+    "edited.txt": "new",
+    "added.txt": "new",
+    "renamed.txt": "old",
+    "linked.txt": "new",
+    "was_link.txt": "new",
+    "was_folder": "new",
+    "was_file/inner.txt": "new",
+    "executable.sh": "#!/bin/sh\\necho ran",
+}
+GONE = ("removed.txt", "moved.txt", "was_folder/inner.txt", "gone/deep/file.txt")
+
+def see(image, tmp_path):
+    for path, text in EXPECTED.items():
+        assert image.read_bytes(path) == text.encode(), path
+        assert image.read_text(path) == text, path
+        assert image.run(f"cat {path}").stdout == text, path
+    for path in GONE:
+        assert image.run(f"test -e {path}").exit_code == 1, path
+        with pytest.raises(FileNotFoundError):
+            image.read_bytes(path)
+    names = image.list()
+    assert "added.txt" in names and "removed.txt" not in names and "gone" not in names
+    copy = image.export(".", tmp_path)
+    for path, text in EXPECTED.items():
+        if path != "linked.txt":
+            assert (copy / path).read_text() == text, path
+    assert not any((copy / path).exists() for path in GONE)
+    assert image.run("./executable.sh").stdout == "ran\\n"
+    assert image.read_text("made.txt") == "made by install"
+
+def test_what_changed_since_the_checkpoint(deps_image, tmp_path):
+    see(deps_image, tmp_path)
+
+def test_what_changed_since_the_checkpoint_in_what_a_command_left(deps_image, tmp_path):
+    see(deps_image.run("true", disposable=False).result_image, tmp_path)
+
+def test_what_changes_in_the_session(deps_image, tmp_path):
+    left = deps_image.run("true", disposable=False).result_image
+    (HERE / "edited.txt").write_text("newest")
+    (HERE / "removed.txt").write_text("back")
+    (HERE / "added.txt").unlink()
+    try:
+        for number, image in enumerate((deps_image, left)):
+            assert image.read_bytes("edited.txt") == b"newest" and image.read_text("edited.txt") == "newest"
+            assert image.run("cat edited.txt removed.txt").stdout == "newestback"
+            assert "added.txt" not in image.list() and "removed.txt" in image.list()
+            assert (image.export("edited.txt", tmp_path / str(number))).read_text() == "newest"
+    finally:
+        (HERE / "edited.txt").write_text("new")
+        (HERE / "removed.txt").unlink()
+        (HERE / "added.txt").write_text("new")
+"""
+
+
+def test_no_method_ever_shows_a_file_as_it_was(new_project, base):
+    project = new_project(
+        image=base, install_cmd="printf 'made by install' > made.txt", build_cmd="true", test_cmd="true"
+    )
+    table = (project.root / "pyproject.toml").read_text()
+    project.write(
+        {
+            "pyproject.toml": table + 'install.inputs = ["/pyproject.toml"]\n',
+            **dict.fromkeys(
+                (
+                    "edited.txt",
+                    "removed.txt",
+                    "moved.txt",
+                    "linked.txt",
+                    "was_folder/inner.txt",
+                    "was_file",
+                    "gone/deep/file.txt",
+                ),
+                "old",
+            ),
+            "executable.sh": "#!/bin/sh\necho ran",
+            "made.txt": "as the host has it",
+        }
+    )
+    (project.root / "was_link.txt").symlink_to("edited.txt")
+    assert project.stagebuild("pyproject.toml::install").outcomes() == {"install": "ran"}
+
+    root = project.root
+    project.write({"edited.txt": "new", "added.txt": "new", "test_stale.py": STALE})
+    (root / "removed.txt").unlink()
+    (root / "moved.txt").rename(root / "renamed.txt")
+    (root / "linked.txt").unlink()
+    (root / "linked.txt").symlink_to("edited.txt")
+    (root / "was_link.txt").unlink()
+    (root / "was_folder" / "inner.txt").unlink()
+    (root / "was_folder").rmdir()
+    (root / "was_file").unlink()
+    (root / "gone" / "deep" / "file.txt").unlink()
+    project.write({"was_link.txt": "new", "was_folder": "new", "was_file/inner.txt": "new"})
+    (root / "executable.sh").chmod(0o755)
+
+    run = project.pytest("test_stale.py", "-q")
+    assert run.code == 0, run.output
+    assert run.outcomes() == {"install": "CACHED"}
