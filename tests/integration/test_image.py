@@ -46,8 +46,6 @@ def test_what_is_not_there(build_image, tmp_path):
         build_image.read_bytes("deep")
     with pytest.raises(NotADirectoryError, match="use read_bytes"):
         build_image.list("deep/file.txt")
-    with pytest.raises(OSError, match="too many links"):
-        build_image.read_bytes("loop")
 
 def test_lineage(base_image, deps_image, build_image):
     assert [image.stage for image in (base_image, deps_image, build_image)] == ["base", "install", "build"]
@@ -58,7 +56,7 @@ def test_lineage(base_image, deps_image, build_image):
 
 def test_every_method_of_an_image(project, client):
     project.write({"deep/file.txt": "deep\n", "test_methods.py": METHODS})
-    for link, target in (("link.txt", "deep/file.txt"), ("folder-link", "deep"), ("loop", "loop")):
+    for link, target in (("link.txt", "deep/file.txt"), ("folder-link", "deep")):
         (project.root / link).symlink_to(target)
     run = project.pytest("test_methods.py", "-q", "-p", "no:cacheprovider")
     assert run.code == 0, run.output
