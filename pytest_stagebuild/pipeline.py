@@ -65,6 +65,7 @@ class Pipeline:
         environ: Mapping[str, str],
         observer: Observer,
         run_id: str,
+        lockfile: Lockfile | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -87,7 +88,7 @@ class Pipeline:
             version=version,
         )
         self._state = StateFolder.of(settings.source)
-        self._lockfile = Lockfile(settings.lockfile)
+        self._lockfile = lockfile or Lockfile(settings.lockfile)
         self._store = CheckpointStore(
             engine, self._lockfile, self._state, settings.project, uses=cache_folder() / "uses"
         )

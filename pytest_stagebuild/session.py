@@ -74,11 +74,16 @@ class StagebuildSession:
         return SourceTree.read(self.settings.source)
 
     @cached_property
+    def lockfile(self) -> Lockfile:
+        """The one that the pipeline works with: what it warns of when the engine is chosen must not be lost."""
+        return Lockfile(self.settings.lockfile)
+
+    @cached_property
     def engine(self) -> Engine:
         factories = dict(BUILT_IN)
         for registered in self._config.hook.pytest_stagebuild_engines(config=self._config):
             factories.update(registered)
-        known = Lockfile(self.settings.lockfile).read().checkpoints.values()
+        known = self.lockfile.read().checkpoints.values()
         newest = max(known, key=lambda checkpoint: checkpoint.used, default=None)
         preferred = newest.engine.partition(":")[0] if newest else None
         engine, self._why_engine = connect(self.settings.engine, preferred=preferred, factories=factories)
@@ -104,7 +109,9 @@ class StagebuildSession:
             else:
                 # Fixtures are guests in somebody else's run, where Ctrl-C does what it always does.
                 self.interrupts.catch(ctrl_c=self._config.option.stagebuild_source is not None)
-            self._opened = Pipeline(settings, self.engine, tree, os.environ, self._observer(), self.run_id)
+            self._opened = Pipeline(
+                settings, self.engine, tree, os.environ, self._observer(), self.run_id, self.lockfile
+            )
         return self._opened
 
     def image(self, name: Literal["base", "install", "build"]) -> Image:
