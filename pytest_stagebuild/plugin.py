@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _SESSION: pytest.StashKey[StagebuildSession] = pytest.StashKey()
+_RUN: pytest.StashKey[str] = pytest.StashKey()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -75,11 +76,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Worker) -> None:
+    """Give all workers one name for this run: pytest-xdist's own may be anything, by ``--testrunuid``."""
+    node.workerinput["stagebuild"] = node.config.stash.setdefault(_RUN, os.urandom(16).hex())
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Worker, error: object) -> None:
     """What a pytest-xdist worker did, taken into the summary of the process that the user looks at."""
     told = getattr(node, "workeroutput", {}).get("stagebuild")  # a worker that crashed has none
     if told is not None:
-        _session_of(node.config).hear(told, node.workerinput["testrunuid"])
+        _session_of(node.config).hear(told, node.workerinput["stagebuild"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

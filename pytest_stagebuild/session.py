@@ -58,7 +58,7 @@ class StagebuildSession:
         self._report: RunReport | None = None
         self.interrupts = Interrupts()
         self._failure_shown = False
-        self.run_id: str = self._worker["testrunuid"] if self._worker else uuids.uuid4().hex
+        self.run_id: str = self._worker["stagebuild"] if self._worker else uuids.uuid4().hex
 
     @cached_property
     def settings(self) -> Settings:
