@@ -6,7 +6,8 @@ METHODS = """\
 import os, pathlib, pytest
 
 def test_run(build_image):
-    result = build_image.run("cat; echo $NAME; pwd; echo oops >&2; exit 3", env={"NAME": "x y"}, cwd="deep", stdin="in\\n")
+    command = "cat; echo $NAME; pwd; echo oops >&2; exit 3"
+    result = build_image.run(command, env={"NAME": "x y"}, cwd="deep", stdin="in\\n")
     assert (result.exit_code, result.stdout, result.stderr) == (3, "in\\nx y\\n/src/deep\\n", "oops\\n")
     assert not result.timed_out and result.duration > 0 and result.result_image is None
 
@@ -39,7 +40,8 @@ def test_reading(build_image, tmp_path):
     assert (tmp_path / "deep" / "file.txt").read_text() == "deep\\n"
 
 def test_what_is_not_there(build_image, tmp_path):
-    for read in (build_image.read_bytes, build_image.read_text, build_image.list, lambda p: build_image.export(p, tmp_path)):
+    export = lambda path: build_image.export(path, tmp_path)
+    for read in (build_image.read_bytes, build_image.read_text, build_image.list, export):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             read("nowhere")
     with pytest.raises(IsADirectoryError, match="use list"):
