@@ -97,7 +97,7 @@ class StagebuildSession:
     @property
     def streams(self) -> bool:
         """Whether the output of commands is shown as it comes."""
-        return self._config.get_verbosity() > 0 or self._config.option.capture == "no"
+        return self._config.get_verbosity() > 0 or self._config.getoption("capture", "no") == "no"
 
     @property
     def pipeline(self) -> Pipeline:
@@ -176,10 +176,11 @@ class StagebuildSession:
             reporter.write_line(line.text, **markup[line.markup])
 
     def close(self) -> None:
+        used = self._opened is not None or self._heard
         if self._opened is not None:
             self._opened.engine.close()
             self._opened = None
-        if self._worker is None:
+        if self._worker is None and used:
             RunFolder(cache_folder() / "runs", self.run_id).remove()
         self.interrupts.release()
 

@@ -93,7 +93,7 @@ class StagedRun:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if not isinstance(item, StageItem):
             return None
-        if self._config.option.setuponly or self._config.option.setupplan:
+        if self._config.getoption("setuponly", default=False) or self._config.getoption("setupplan", default=False):
             return True
         with self._stagebuild.uncaptured():
             run_item(item)
