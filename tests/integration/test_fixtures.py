@@ -103,13 +103,12 @@ def test_all_workers_share_one_build(new_project, counted, client: docker.Docker
     assert len(project.images(client)) == len(project.checkpoints()) == 2
 
 
-@pytest.mark.parametrize("verbosity", ["-q", "-v"])
 def test_a_stage_that_fails_is_made_once_for_all_workers_and_reported_once(
-    new_project, counted, client: docker.DockerClient, verbosity
+    new_project, counted, client: docker.DockerClient
 ):
     project = new_project(install_cmd="true", build_cmd="echo building; exit 7", test_cmd="true")
     project.write({"test_images.py": several("build_image", "deps_image")})
-    run = counted.run(project, "-n4", verbosity, xdist=True)
+    run = counted.run(project, "-n4", "-q", xdist=True)
     assert run.code == 1, run.output
     assert "4 passed, 4 errors" in run.lines[-1]
     assert counted.started == ["install", "build"]
@@ -169,6 +168,14 @@ def test_a_run_without_a_terminal_reporter_works(new_project, options):
     assert (run.code, run.output) == (1, "")
     run = project.pytest("-p", "no:terminal", *options, "test_images.py::test_deps", env={"PYTEST_PLUGINS": XDIST})
     assert (run.code, run.output) == (0, "")
+
+
+def test_a_run_works_without_plugins_of_pytest_that_can_be_switched_off(new_project):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"test_images.py": "def test_it(deps_image): deps_image.list()\n"})
+    without = [f"-pno:{name}" for name in ("capture", "setuponly", "cacheprovider", "logging", "junitxml", "stepwise")]
+    assert project.pytest(*without).code == 0
+    assert project.stagebuild(*without).code == 0
 
 
 def test_the_name_that_xdist_is_given_for_a_run_is_no_folder_to_be_removed(new_project, tmp_path):

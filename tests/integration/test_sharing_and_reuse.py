@@ -1,44 +1,6 @@
-"""One build for all: workers of pytest-xdist, runs at once, branches, worktrees, clones and lost lockfiles."""
+"""Checkpoints found again: by branches, worktrees and clones, and after lockfiles and images were lost."""
 
 from __future__ import annotations
-
-XDIST = {"PYTEST_PLUGINS": "pytest_stagebuild.plugin,xdist.plugin"}
-TESTS = "\n".join(f"def test_{number}(build_image): assert build_image.stage == 'build'" for number in range(8)) + "\n"
-
-
-def test_four_workers_share_one_build(new_project, client):
-    project = new_project(install_cmd="echo installing; sleep 1", build_cmd="true", test_cmd="true")
-    project.write({"test_images.py": TESTS})
-    run = project.pytest("-n4", "test_images.py", env=XDIST)
-    assert run.code == 0, run.output
-    assert "8 passed" in run.output
-    assert len(project.images(client)) == len(project.checkpoints()) == 2
-    assert run.outcomes() == {"install": "ran", "build": "ran"}
-
-
-def test_a_failed_stage_is_built_once_and_reported_once(new_project, client, tmp_path):
-    project = new_project(install_cmd="echo installing; sleep 1; exit 7", build_cmd="true", test_cmd="true")
-    count = "def pytest_stagebuild_stage_start(stage):\n    open('starts', 'a').write(stage.name + '\\n')\n"
-    project.write({"test_images.py": TESTS, "counting.py": count})
-    env = {"PYTEST_PLUGINS": XDIST["PYTEST_PLUGINS"] + ",counting", "PYTHONPATH": str(project.root)}
-    run = project.pytest("-n4", "test_images.py", env=env)
-    assert run.code == 1, run.output
-    assert "8 errors" in run.output
-    assert (project.root / "starts").read_text().split() == ["install"]
-    assert run.output.count("failed stage     install (exit 7)") == 1
-    assert run.output.count("stage install failed (exit 7): see the stagebuild summary") >= 8
-    assert run.outcomes()["install"] == "FAILED"
-    assert not project.images(client)
-
-
-def test_two_runs_at_once_on_one_tree_build_once(new_project, client):
-    project = new_project(install_cmd="echo installing; sleep 5", build_cmd="true", test_cmd="true")
-    both = [project.start("--stagebuild-source=."), project.start("--stagebuild-source=.")]
-    runs = [project.wait(process) for process in both]
-    assert [run.code for run in runs] == [0, 0]
-    assert sorted(run.outcomes()["install"] for run in runs) == ["CACHED", "ran"]
-    assert any("stagebuild install: waiting for process" in run.output for run in runs)
-    assert len(project.images(client)) == 2
 
 
 def test_branches_and_clones_find_their_checkpoints_again(new_project, client):
