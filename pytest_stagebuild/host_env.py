@@ -25,6 +25,18 @@ _INDEXES: Final = (
     "UV_INSECURE_HOST",
     "NPM_CONFIG_REGISTRY",
 )
+_PATIENCE: Final = (
+    "PIP_DEFAULT_TIMEOUT",
+    "PIP_TIMEOUT",
+    "PIP_RETRIES",
+    "UV_HTTP_*",
+    "POETRY_REQUESTS_*",
+    "NPM_CONFIG_FETCH_*",
+    "CARGO_NET_RETRY",
+    "CARGO_HTTP_TIMEOUT",
+)
+"""How long tools wait and how often they try: what a slow network needs here, it needs in a sandbox."""
+
 _BUNDLES: Final = (
     "PIP_CERT",
     "SSL_CERT_FILE",
@@ -59,7 +71,7 @@ class HostSettings:
 
 
 def host_settings(environ: Mapping[str, str]) -> HostSettings:
-    """The proxies, package indexes and certificate bundles that ``environ`` declares. Never raises."""
+    """The proxies, package indexes, timeouts and certificate bundles that ``environ`` declares. Never raises."""
     env: dict[str, str] = {}
     bundles: dict[str, bytes] = {}
     redactions: set[str] = set()
@@ -77,7 +89,7 @@ def host_settings(environ: Mapping[str, str]) -> HostSettings:
             path = f"{BUNDLE_FOLDER}/ca-{hashlib.sha256(content).hexdigest()[:8]}.pem"
             env[name] = path
             bundles[path] = content
-        elif _is_proxy(name) or any(fnmatchcase(name.upper(), pattern) for pattern in _INDEXES):
+        elif _is_proxy(name) or any(fnmatchcase(name.upper(), pattern) for pattern in (*_INDEXES, *_PATIENCE)):
             env[name] = value
             redactions.update(_credentials(name, value))
             notes.extend(_unreachable(name, value))

@@ -20,6 +20,12 @@ from pytest_stagebuild.host_env import HostSettings, host_settings
         "PIP_INDEX_URL",
         "PIP_EXTRA_INDEX_URL",
         "PIP_TRUSTED_HOST",
+        "PIP_DEFAULT_TIMEOUT",
+        "PIP_RETRIES",
+        "UV_HTTP_TIMEOUT",
+        "POETRY_REQUESTS_TIMEOUT",
+        "npm_config_fetch_retries",
+        "CARGO_NET_RETRY",
         "UV_INDEX",
         "UV_DEFAULT_INDEX",
         "UV_INDEX_URL",
@@ -27,7 +33,7 @@ from pytest_stagebuild.host_env import HostSettings, host_settings
         "npm_config_registry",
     ],
 )
-def test_a_setting_of_proxy_or_index_is_passed_on_by_value(name: str) -> None:
+def test_a_setting_for_the_network_is_passed_on_by_value(name: str) -> None:
     assert host_settings({name: "https://mirror.example/simple"}).env == {name: "https://mirror.example/simple"}
 
 
