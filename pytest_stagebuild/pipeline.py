@@ -229,26 +229,27 @@ class Pipeline:
     def _checkpoint(self, attempt: Attempt, ground: Ground) -> StageResult:
         stage = attempt.stage
         components = self._components(stage, ground.parent)
+        key = key_of(components)
         told = self._told_to_run(stage.name)
         attempt.reason = told
         if not told:
             match self._store.find(components, self.tree.manifest):
                 case Found() as known:
-                    return self._reuse(stage, known, "cached")
+                    reused = self._reuse(stage, known, "cached")
+                    self._run.keep(key, reused)
+                    return reused
                 case missed:
                     attempt.reason = missed.reason
-        key = key_of(components)
         with self._locks.hold(
             key, f"{stage.name} of {self.settings.project}", lambda holder: self._observer.waiting(stage.name, holder)
         ):
-            if shared := self._run.result(key, self.tree.manifest.digest):
+            if shared := self._run.result(key):
                 return self._shared(stage, shared)
             # Somebody may have made it meanwhile. The reason is the first look's, which forgot what it missed.
             if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
                 return self._reuse(stage, found, "cached")
-            decided = self.tree.manifest.digest
             result = self._run_stage(attempt, ground, components)
-            self._run.keep(key, decided, result)
+            self._run.keep(key, result)
             return result
 
     def _run_stage(self, attempt: Attempt, ground: Ground, components: Mapping[str, object]) -> StageResult:

@@ -17,24 +17,25 @@ _FORGOTTEN: Final = 7 * 86400.0
 
 
 class RunFolder:
-    """Results by stage key and source digest, for the pytest-xdist workers of one run.
+    """Results by stage key, for the pytest-xdist workers of one run.
 
-    A failed stage leaves no checkpoint by which the next worker would know not to build it again.
+    A failed stage leaves no checkpoint by which the next worker would know not to build it again; and a test may write
+    into the source, which a worker that asks later finds changed. In one process neither makes a stage run twice.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self._folder = folder / run_id
 
-    def result(self, key: str, source: str) -> StageResult | None:
-        """What another process of this run made of the stage with this key and source."""
+    def result(self, key: str) -> StageResult | None:
+        """What another process of this run made of the stage with this key."""
         try:
-            return result_from_json(json.loads(self._path(key, source).read_bytes()))
+            return result_from_json(json.loads(self._path(key).read_bytes()))
         except (OSError, ValueError):
             return None
 
-    def keep(self, key: str, source: str, result: StageResult) -> None:
+    def keep(self, key: str, result: StageResult) -> None:
         """Tell the other processes; where that cannot be, each of them works for itself."""
-        path = self._path(key, source)
+        path = self._path(key)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}")
@@ -49,5 +50,5 @@ class RunFolder:
                 if time.time() - other.stat().st_mtime > _FORGOTTEN:
                     shutil.rmtree(other, ignore_errors=True)
 
-    def _path(self, key: str, source: str) -> Path:
-        return self._folder / f"{key[:32]}-{source[:32]}.json"
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key[:40]}.json"

@@ -120,6 +120,36 @@ def test_a_stage_that_fails_is_made_once_for_all_workers_and_reported_once(
     assert len(project.images(client)) == 1
 
 
+WRITING = """\
+import pathlib, time
+
+DONE = pathlib.Path("done.txt")
+
+def test_first(request):
+    try:
+        request.getfixturevalue("deps_image")
+    finally:
+        DONE.touch()
+
+def test_second(request):
+    while not DONE.exists():
+        time.sleep(0.02)
+    request.getfixturevalue("deps_image").read_bytes("done.txt")
+"""
+
+
+@pytest.mark.parametrize("install", ["made", "failed", "reused"])
+def test_what_a_test_writes_into_the_source_makes_no_other_worker_build_again(new_project, counted, install):
+    command = "exit 7" if install == "failed" else "true"
+    project = new_project(install_cmd=command, build_cmd="true", test_cmd="true")
+    project.write({"test_images.py": WRITING})
+    if install == "reused":
+        assert counted.run(project, "--stagebuild-source=.", "pyproject.toml::install").code == 0
+    run = counted.run(project, "-n2", xdist=True)
+    assert run.code == (1 if install == "failed" else 0), run.output
+    assert counted.started == ["install"]
+
+
 def test_a_stage_that_fails_is_made_once_for_all_fixtures_and_the_base_image_is_there_all_the_same(
     new_project, counted
 ):
