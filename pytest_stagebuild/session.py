@@ -126,7 +126,8 @@ class StagebuildSession:
         except StageFailed as failed:
             failure = failed.result.failure
             cause = failure.cause if failure else "failed"
-            pytest.fail(f"stage {failed.result.stage} failed ({cause}): see the stagebuild summary", pytrace=False)
+            ended = "failed" if failed.result.outcome == "failed" else "was not made"
+            pytest.fail(f"stage {failed.result.stage} {ended} ({cause}): see the stagebuild summary", pytrace=False)
         except StagebuildError as error:
             pytest.fail(str(error), pytrace=False)
 
@@ -171,7 +172,7 @@ class StagebuildSession:
         reporter.write_sep("=", "stagebuild")
         arguments = resume_arguments([str(argument) for argument in self._config.invocation_params.args])
         seen = self._failure_shown or (self._live is not None and self.streams)
-        for line in summary(report, arguments, show_output=not seen):
+        for line in summary(report, arguments, show_output=not seen, show_hint=not self._failure_shown):
             markup = {"good": {"green": True}, "bad": {"red": True}, "warning": {"yellow": True}, "plain": {}}
             reporter.write_line(line.text, **markup[line.markup])
 

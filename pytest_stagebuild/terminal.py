@@ -57,10 +57,13 @@ def header(settings: Settings, engine: str, why_engine: str, source: str, more: 
     return lines
 
 
-def summary(report: RunReport, resume: Sequence[str], *, show_output: bool = False) -> list[Line]:
+def summary(
+    report: RunReport, resume: Sequence[str], *, show_output: bool = False, show_hint: bool = False
+) -> list[Line]:
     """The section at the end of a run. ``resume`` is the command as it was typed, without what chooses checkpoints.
 
-    ``show_output`` adds the end of a failed stage's output, where nothing else has shown it.
+    ``show_output`` adds the end of a failed stage's output, ``show_hint`` what to do about it, where nothing else has
+    shown them.
     """
     commands = [_cut(one.command) for one in report.results]
     width = max([len(command) for command in commands] + [len(report.base.reference) if report.base else 0])
@@ -77,7 +80,7 @@ def summary(report: RunReport, resume: Sequence[str], *, show_output: bool = Fal
     if notes:
         lines.append(Line(""))
         lines.extend(Line(f"note             {note}", "warning") for note in notes)
-    lines.extend(_after_failure(report, resume, show_output=show_output))
+    lines.extend(_after_failure(report, resume, show_output=show_output, show_hint=show_hint))
     return lines
 
 
@@ -96,7 +99,7 @@ def _row(result: StageResult, command: str, width: int) -> Line:
     return Line(row.rstrip(), markup)
 
 
-def _after_failure(report: RunReport, resume: Sequence[str], *, show_output: bool) -> list[Line]:
+def _after_failure(report: RunReport, resume: Sequence[str], *, show_output: bool, show_hint: bool) -> list[Line]:
     failed = next((one for one in report.results if one.failure), None)
     if failed is None or failed.failure is None:
         return []
@@ -105,8 +108,10 @@ def _after_failure(report: RunReport, resume: Sequence[str], *, show_output: boo
     points = ", ".join(str(point) for point in report.rollback_points)
     target = report.rollback_points[0].name if report.rollback_points else "base"
     output = [Line(""), *map(Line, failed.failure.tail.splitlines())] if show_output and failed.failure.tail else []
+    hint = [Line(""), *map(Line, failed.failure.hint.splitlines())] if show_hint and failed.failure.hint else []
     return [
         *output,
+        *hint,
         Line(""),
         Line(f"{ended + ' stage':<17}{failed.stage} ({failed.failure.cause}){log}", "bad"),
         Line(f"rollback points  {points or 'none but the base image'}"),

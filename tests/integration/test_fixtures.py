@@ -166,6 +166,26 @@ def test_a_stage_that_fails_is_made_once_for_all_fixtures_and_the_base_image_is_
     assert run.output.count("failed stage     install (exit 7)") == 1
 
 
+BROKEN = """\
+from pytest_stagebuild.errors import EngineError
+
+def pytest_stagebuild_step(step):
+    if step == "started":
+        raise EngineError("the engine is tired: let it rest, then run again")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+def test_an_engine_that_fails_is_no_failure_of_the_stage_and_the_summary_has_its_words(new_project, counted, workers):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"test_images.py": "def test_it(build_image): pass\n"})
+    (counted.folder / "broken.py").write_text(BROKEN)
+    run = counted.run(project, "-p", "broken", *workers, xdist=True)
+    assert (run.code, run.outcomes()) == (1, {"install": "ERROR", "build": "skipped"})
+    assert "stage install was not made (engine error): see the stagebuild summary" in run.lines
+    assert run.summary.count("the engine is tired: let it rest, then run again") == 1
+
+
 NOTHING = """\
 import sys
 
