@@ -191,7 +191,8 @@ def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Cal
         "no_proxy",
     )
     environ = {name: value for name, value in os.environ.items() if name.startswith(kept)}
-    environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
+    # A try more costs nothing where the index answers, and a run of this suite where it does not once.
+    environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100", "PIP_RETRIES": "10"}
 
     def make(folder: str = "project", kind: type[Project] = Project, **table: object) -> Project:
         project = kind(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", dict(environ))
