@@ -85,10 +85,12 @@ class Workplace:
         timeout: float,
         step: Callable[[str], None] = lambda _: None,
         files: Mapping[str, bytes] = MappingProxyType({}),
+        to_read: bool = False,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
 
-        ``files`` are put in beside it, by their absolute path.
+        ``files`` are put in beside it, by their absolute path. One that is only ``to_read`` files from is started where
+        that takes it: it costs ten times as much as the rest.
         """
         life = timeout + _MARGIN
         all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
@@ -101,8 +103,9 @@ class Workplace:
             removal = {f"{RUN_FOLDER}/remove.sh": removal_script(upload)} if upload.removed else {}
             if beside := {**bundles, **files, **removal}:
                 sandbox.put([_archive(beside)])
-            sandbox.start()
-            step("started")
+            if upload.removed or not to_read:
+                sandbox.start()
+                step("started")
             if upload.removed:
                 _as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
             yield sandbox, upload

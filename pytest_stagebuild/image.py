@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import posixpath
+import shlex
 import tarfile
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Final, Literal
 
 from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
+from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
+from pytest_stagebuild.engines.protocol import Engine, Sandbox, StoredImage, Stream
 from pytest_stagebuild.engines.tar_stream import IterableFile
 from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name, with_own_programs
 from pytest_stagebuild.output import Captured
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.store import read_file
 
+_DERIVED: Final = "derived"
+
+_MAKER: Final = LABEL + "maker"
+"""The label with the process for which an image was kept, and with which it goes."""
+
+_READING: Final = 600.0
+
 _MOST_LINKS: Final = 40
 """As many as Linux follows: https://man7.org/linux/man-pages/man7/path_resolution.7.html"""
+
+_MOST_BYTES: Final = 1 << 40
+_MOST_FILES: Final = 10_000_000
+"""The user named what is copied out, and may have as much of it as the disk takes."""
+
+_NO_FOLDER: Final = 4
+_LIST: Final = f"""\
+cd {{where}} 2>/dev/null || {{{{ [ -e {{where}} ] && exit {_NO_FOLDER}; exit 3; }}}}
+for name in * .[!.]* ..?*; do
+  if [ -e "$name" ] || [ -L "$name" ]; then printf '%s\\0' "$name"; fi
+done
+"""
 
 
 @dataclass(frozen=True)
@@ -77,28 +101,38 @@ class Image:
         *,
         disposable: bool = True,
         env: Mapping[str, str] | None = None,
-        cwd: str = WORKING_DIRECTORY,
+        cwd: str | PurePath = WORKING_DIRECTORY,
         timeout: float = 1800.0,
         stdin: str | bytes | None = None,
     ) -> RunResult:
         """Run ``/bin/sh -c command`` in a sandbox of its own and wait for it, at most ``timeout`` seconds.
 
         ``cwd`` is relative to ``/src``. A command that fails or runs out of time is not an error here: the result says
-        so. Raises :class:`~pytest_stagebuild.errors.EngineError` where the engine fails. With ``disposable=False`` what
-        the command left is kept as ``result_image``.
+        so. Raises ``NotADirectoryError`` where ``cwd`` is no folder, and
+        :class:`~pytest_stagebuild.errors.EngineError` where the engine fails. With ``disposable=False`` what the
+        command left is kept as ``result_image``.
         """
+        _refuse_unusable(command, env or {}, timeout, stdin)
         said = Captured(redact=self._workplace.redactions)
         data = stdin.encode() if isinstance(stdin, str) else stdin
         files = {} if data is None else {f"{RUN_FOLDER}/stdin": data}
+        folder = _absolute(cwd)
         uuid = str(uuids.uuid4())
-        labels = {LABEL + "stage": "derived", LABEL + "uuid": uuid} if not disposable else {}
-        with self._as_it_is_now().sandbox(self._ground, labels=labels, network=True, timeout=timeout, files=files) as (
-            sandbox,
-            upload,
-        ):
+        project = self._workplace.settings.project
+        labels = {
+            LABEL + "stage": _DERIVED,
+            LABEL + "uuid": uuid,
+            LABEL + "project": project,
+            _MAKER: this_process().to_label(),
+        }
+        with self._as_it_is_now().sandbox(
+            self._ground, labels={} if disposable else labels, network=True, timeout=timeout, files=files
+        ) as (sandbox, upload):
+            if folder != WORKING_DIRECTORY and _said(sandbox, f"cd {shlex.quote(folder)}", user="image")[0] != 0:
+                raise NotADirectoryError(f"cwd={os.fspath(cwd)!r} is no folder that commands can enter in {self!r}")
             ended = sandbox.run(
                 with_own_programs(sandbox, command if data is None else f"exec <{RUN_FOLDER}/stdin\n{command}"),
-                cwd=posixpath.join(WORKING_DIRECTORY, cwd),
+                cwd=folder,
                 env=self._workplace.environment(env or {}),
                 timeout=timeout,
                 output=said.write,
@@ -107,15 +141,14 @@ class Image:
             if not disposable and ended.code == 0 and not ended.timed_out:
                 sandbox.end_processes()
                 clear_run_folder(sandbox)
-                name = image_name(self._workplace.settings.project, uuid)
-                image = sandbox.commit(name, {LABEL + "uuid": uuid})
+                image = sandbox.commit(image_name(project, uuid), {LABEL + "uuid": uuid})
                 self._on_derived(image.id)
                 ground = Ground(image, uuid, upload.sent, time.time())
-                derived = Image(self._workplace, ground, "derived", self.uuid, self._on_derived)
+                derived = Image(self._workplace, ground, _DERIVED, self.uuid, self._on_derived)
         said.close()
         return RunResult(ended.code, said.text("stdout"), said.text("stderr"), ended.timed_out, ended.duration, derived)
 
-    def read_bytes(self, path: str) -> bytes:
+    def read_bytes(self, path: str | PurePath) -> bytes:
         """The content of a file; ``path`` is relative to ``/src``, and links are followed.
 
         Raises ``FileNotFoundError`` or ``IsADirectoryError``.
@@ -126,47 +159,114 @@ class Image:
             except ValueError:
                 raise IsADirectoryError(f"{path} is not a file in {self!r}: use list() or export()") from None
 
-    def read_text(self, path: str) -> str:
+    def read_text(self, path: str | PurePath) -> str:
         """The content of a UTF-8 file; ``path`` is relative to ``/src``. Raises as :meth:`read_bytes` does."""
         return self.read_bytes(path).decode()
 
-    def list(self, path: str = ".") -> list[str]:
+    def list(self, path: str | PurePath = ".") -> list[str]:
         """The names in a folder, sorted; ``path`` is relative to ``/src``, and links are followed.
 
         Raises ``FileNotFoundError`` or ``NotADirectoryError``.
         """
-        with self._opened(path) as (pieces, _), tarfile.open(fileobj=IterableFile(pieces), mode="r|") as tar:
-            top = tar.next()
-            if top is None or not top.isdir():
-                raise NotADirectoryError(f"{path} is not a folder in {self!r}: use read_bytes()")
-            parts = (member.name.split("/") for member in tar)
-            return sorted({names[1] for names in parts if len(names) > 1 and names[1]})
+        where = shlex.quote(_absolute(path))
+        with self._as_it_is_now().sandbox(self._ground, labels={}, network=False, timeout=_READING) as (sandbox, _):
+            # Not from an archive: that would bring the content of everything below.
+            code, said = _said(sandbox, _LIST.format(where=where), user="root")
+        if code == _NO_FOLDER:
+            raise NotADirectoryError(f"{path} is not a folder in {self!r}: use read_bytes()")
+        if code != 0:
+            raise FileNotFoundError(f"no such path in {self!r}: {path}")
+        return sorted(name.decode("utf-8", "surrogateescape") for name in said.split(b"\0")[:-1])
 
-    def export(self, path: str, destination: str | Path) -> Path:
+    def export(self, path: str | PurePath, destination: str | Path) -> Path:
         """Copy a file or folder out into the folder ``destination``, and give the path of the copy.
 
         Links inside it, devices and whatever points out of ``destination`` are left behind; ``path`` itself may be a
-        link, and the copy then has the name of what it leads to. Raises ``FileNotFoundError``.
+        link, and the copy then has the name of what it leads to. Raises ``FileNotFoundError``, and
+        ``NotADirectoryError`` where ``destination`` is a file.
         """
         target = Path(destination)
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(f"{target} is not a folder: name the one that the copy is to lie in")
         with self._opened(path) as (pieces, found):
-            extract(pieces, target)
+            extract(pieces, target, limit_bytes=_MOST_BYTES, limit_files=_MOST_FILES)
         return target / posixpath.basename(found)
 
     @contextlib.contextmanager
-    def _opened(self, path: str) -> Iterator[tuple[Iterator[bytes], str]]:
+    def _opened(self, path: str | PurePath) -> Iterator[tuple[Iterator[bytes], str]]:
         """A tar of what ``path`` leads to, and the absolute path of that."""
-        where = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, path))
-        with self._as_it_is_now().sandbox(self._ground, labels={}, network=False, timeout=600.0) as (sandbox, _):
+        where = _absolute(path)
+        with self._as_it_is_now().sandbox(self._ground, labels={}, network=False, timeout=_READING, to_read=True) as (
+            sandbox,
+            _,
+        ):
             for _ in range(_MOST_LINKS):
-                with tarfile.open(fileobj=IterableFile(sandbox.get(where)), mode="r|") as tar:
+                begun: list[bytes] = []
+                pieces = sandbox.get(where)
+                with tarfile.open(fileobj=IterableFile(_kept(pieces, begun)), mode="r|") as tar:
                     top = tar.next()
                 if top is None or not top.issym():
-                    yield sandbox.get(where), where
+                    yield chain(begun, pieces), where
                     return
                 where = posixpath.normpath(posixpath.join(posixpath.dirname(where), top.linkname))
-            raise OSError(errno.ELOOP, f"too many links in {self!r}", path)
+            raise OSError(errno.ELOOP, f"too many links in {self!r}", os.fspath(path))
 
     def _as_it_is_now(self) -> Workplace:
         """The source may have been edited since the session began, by the test itself for one."""
         return replace(self._workplace, tree=SourceTree.read(self._workplace.tree.root))
+
+
+def left_by_killed_runs(engine: Engine) -> list[StoredImage]:
+    """What commands left for tests in runs that provably are gone and could not remove it.
+
+    An image that somebody made of one has its labels too, but not its name.
+    """
+    here = this_process()
+    left = []
+    for image in engine.images_with({LABEL + "stage": _DERIVED}):
+        maker = Process.from_label(image.labels.get(_MAKER, ""))
+        if maker is not None and provably_gone(maker, here, start_of):
+            named = engine.find_image(image_name(image.labels.get(LABEL + "project", ""), image.labels[LABEL + "uuid"]))
+            left += [image] if named is not None and named.id == image.id else []
+    return left
+
+
+def _refuse_unusable(command: str, env: Mapping[str, str], timeout: float, stdin: str | bytes | None) -> None:
+    if not isinstance(command, str):
+        raise TypeError(f"a command is a string for /bin/sh, not {command!r}: shlex.join() makes one of a list")
+    if not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ValueError(f"timeout={timeout!r} is no number of seconds above 0")
+    if stdin is not None and not isinstance(stdin, (str, bytes)):
+        raise TypeError(f"stdin is a string or bytes, not {stdin!r}")
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise ValueError(f"env has a name that no variable can have: {name!r}")
+        if not isinstance(value, str):
+            raise TypeError(f"env has a value that is not a string: {name}={value!r}")
+    if any("\0" in text for text in (command, *env, *env.values())):
+        raise ValueError("neither a command nor a variable can hold a NUL character")
+
+
+def _absolute(path: str | PurePath) -> str:
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise FileNotFoundError(f"no path can be {text!r}")
+    return posixpath.normpath(posixpath.join(WORKING_DIRECTORY, text))
+
+
+def _said(sandbox: Sandbox, command: str, *, user: Literal["image", "root"]) -> tuple[int, bytes]:
+    """The exit code and standard output of a command of ours."""
+    said: list[bytes] = []
+
+    def take(stream: Stream, piece: bytes) -> None:
+        if stream == "stdout":
+            said.append(piece)
+
+    ended = sandbox.run(command, cwd="/", env={"LC_ALL": "C"}, timeout=_READING, output=take, user=user)
+    return ended.code, b"".join(said)
+
+
+def _kept(pieces: Iterator[bytes], begun: list[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        begun.append(piece)
+        yield piece

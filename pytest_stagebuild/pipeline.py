@@ -23,7 +23,7 @@ from pytest_stagebuild.execution import (
     with_own_programs,
 )
 from pytest_stagebuild.host_env import host_settings
-from pytest_stagebuild.image import Image
+from pytest_stagebuild.image import Image, left_by_killed_runs
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
@@ -199,9 +199,11 @@ class Pipeline:
     def close(self) -> None:
         """Remove what the run leaves nobody: images that tests made, checkpoints beyond those to be kept."""
         with contextlib.suppress(EngineError):
-            for image in reversed(self._derived):
+            leftovers = left_by_killed_runs(self.engine) if self._derived else []
+            for image in (*reversed(self._derived), *(image.id for image in leftovers)):
                 self.engine.remove_image(image)
             self._derived.clear()
+        with contextlib.suppress(EngineError):
             if self._resolved and (removed := self._store.prune(self.settings.keep)):
                 self._note(f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}")
 

@@ -6,7 +6,7 @@ import io
 import tarfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -55,6 +55,7 @@ class DockerSandbox:
         self._image = image
         self._owner: Owner | None = None
         self._switch: Response | None = None
+        self._reading: Generator[bytes, None, None] | None = None
         self._kills_seen = 0
         api = connection.quick
         with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
@@ -109,16 +110,17 @@ class DockerSandbox:
     def get(self, path: str) -> Iterator[bytes]:
         from docker.errors import APIError, NotFound
 
+        self._end_reading()
         with engine_errors(f"give {path}"):
             try:
-                pieces, _ = self._connection.patient.get_archive(self.name, path)
+                self._reading, _ = self._connection.patient.get_archive(self.name, path)
             except APIError as error:
                 words = words_of(error).lower()
                 absent = isinstance(error, NotFound) and "no such container" not in words
                 if absent or "not a directory" in words:
                     raise FileNotFoundError(f"no such path in the sandbox: {path}") from None
                 raise
-        return _guarded(pieces, f"give {path}")
+        return _guarded(self._reading, f"give {path}")
 
     def start(self) -> None:
         with engine_errors("start a container"):
@@ -193,7 +195,16 @@ class DockerSandbox:
 
     def remove(self) -> None:
         with held_back():
+            self._end_reading()
             self._remove()
+
+    def _end_reading(self) -> None:
+        """Break off an archive that was not read to its end: until then the engine holds the container's lock, and
+        neither gives another one nor removes it (https://github.com/moby/moby/blob/v20.10.24/daemon/archive.go).
+        """
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def _remove(self) -> None:
         from docker.errors import APIError, NotFound

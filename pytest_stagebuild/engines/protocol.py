@@ -101,6 +101,8 @@ class Sandbox(Protocol):
     def get(self, path: str) -> Iterator[bytes]:
         """A tar of ``path`` (its last component is the top of the archive). Works before :meth:`start` too.
 
+        One at a time: the next call breaks off an archive that was not read to its end.
+
         Raises ``FileNotFoundError`` where there is no such path.
         """
 

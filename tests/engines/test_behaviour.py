@@ -33,6 +33,14 @@ def test_a_path_that_is_not_there_is_said_to_be_so_before_and_after_the_start(wo
         sandbox.get("/nowhere")
 
 
+def test_an_archive_that_is_not_read_to_its_end_holds_up_nothing(world: World) -> None:
+    with world.sandbox() as sandbox:
+        sandbox.put([tar_of({"src/large": bytes(20 << 20), "src/small": b"small"})])
+        assert next(sandbox.get("/src/large"))
+        assert members_of(sandbox.get("/src/small"))["small"][1] == b"small"
+        assert next(sandbox.get("/src"))
+
+
 def test_a_command_runs_in_its_folder_and_its_streams_are_told_apart(world: World) -> None:
     with world.started({"src/a.txt": b"content"}) as sandbox:
         ran = run(sandbox, "cat a.txt; echo oops >&2; exit 3")

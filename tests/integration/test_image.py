@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
+from projects import PYTHON_IMAGE
+
 METHODS = """\
 import os, pathlib, pytest
+from pytest_stagebuild import StagebuildError
 
 def test_run(build_image):
     command = "cat; echo $NAME; pwd; echo oops >&2; exit 3"
@@ -49,6 +54,37 @@ def test_what_is_not_there(build_image, tmp_path):
     with pytest.raises(NotADirectoryError, match="use read_bytes"):
         build_image.list("deep/file.txt")
 
+def test_large(build_image, tmp_path):
+    assert build_image.list("large") == ["file.bin"]
+    assert len(build_image.read_bytes("large/file.bin")) == 5_000_000
+    assert build_image.export("large", tmp_path).joinpath("file.bin").stat().st_size == 5_000_000
+
+def test_names(build_image):
+    command = "mkdir odd && cd odd && touch -- -x .hidden ..x 'a\\nb' '*' && ln -s nowhere dangling"
+    made = build_image.run(command, disposable=False)
+    assert made.result_image.list("odd") == sorted(["-x", ".hidden", "..x", "a\\nb", "*", "dangling"])
+
+def test_what_cannot_be_run(build_image):
+    for error, words, arguments in (
+        (TypeError, "string for /bin/sh", {"command": ["ls", "-l"]}),
+        (ValueError, "NUL", {"command": "a\\0b"}),
+        (NotADirectoryError, "cwd='nowhere'", {"cwd": "nowhere"}),
+        (NotADirectoryError, "cwd='deep/file.txt'", {"cwd": "deep/file.txt"}),
+        (ValueError, "timeout=0 ", {"timeout": 0}),
+        (ValueError, "timeout=None ", {"timeout": None}),
+        (TypeError, "not a string: A=1", {"env": {"A": 1}}),
+        (ValueError, "no variable can have: 'A=B'", {"env": {"A=B": "1"}}),
+        (TypeError, "stdin is a string or bytes", {"stdin": 5}),
+    ):
+        with pytest.raises(error, match=words):
+            build_image.run(**{"command": "true", **arguments})
+
+def test_where_nothing_can_be_exported_to(build_image, tmp_path):
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises((NotADirectoryError, StagebuildError), match="file"):
+            build_image.export("deep", target)
+
 def test_lineage(base_image, deps_image, build_image):
     assert [image.stage for image in (base_image, deps_image, build_image)] == ["base", "install", "build"]
     assert (base_image.parent, deps_image.parent, build_image.parent) == (None, base_image.uuid, deps_image.uuid)
@@ -57,7 +93,7 @@ def test_lineage(base_image, deps_image, build_image):
 
 
 def test_every_method_of_an_image(project, client):
-    project.write({"deep/file.txt": "deep\n", "test_methods.py": METHODS})
+    project.write({"deep/file.txt": "deep\n", "large/file.bin": bytes(5_000_000), "test_methods.py": METHODS})
     for link, target in (("link.txt", "deep/file.txt"), ("folder-link", "deep")):
         (project.root / link).symlink_to(target)
     run = project.pytest("test_methods.py", "-q", "-p", "no:cacheprovider")
@@ -83,30 +119,31 @@ EXPECTED = {
 }
 GONE = ("removed.txt", "moved.txt", "was_folder/inner.txt", "gone/deep/file.txt")
 
-def see(image, tmp_path):
-    for path, text in EXPECTED.items():
-        assert image.read_bytes(path) == text.encode(), path
-        assert image.read_text(path) == text, path
-        assert image.run(f"cat {path}").stdout == text, path
-    for path in GONE:
-        assert image.run(f"test -e {path}").exit_code == 1, path
+def see(image, tmp_path, read=tuple(EXPECTED)):
+    for path in read:
+        assert image.read_bytes(path) == EXPECTED[path].encode(), path
+    assert image.read_text("edited.txt") == "new"
+    shown = image.run(f"for path in {' '.join(EXPECTED)}; do cat $path; printf '|'; done; ./executable.sh")
+    assert shown.stdout == "|".join([*EXPECTED.values(), "ran\\n"])
+    for path in ("removed.txt", "was_folder/inner.txt"):
         with pytest.raises(FileNotFoundError):
             image.read_bytes(path)
+    assert image.run(f"ls -d {' '.join(GONE)} gone").stdout == ""
     names = image.list()
     assert "added.txt" in names and "removed.txt" not in names and "gone" not in names
+    assert image.list("was_file") == ["inner.txt"]
     copy = image.export(".", tmp_path)
     for path, text in EXPECTED.items():
         if path != "linked.txt":
             assert (copy / path).read_text() == text, path
     assert not any((copy / path).exists() for path in GONE)
-    assert image.run("./executable.sh").stdout == "ran\\n"
     assert image.read_text("made.txt") == "made by install"
 
 def test_what_changed_since_the_checkpoint(deps_image, tmp_path):
     see(deps_image, tmp_path)
 
 def test_what_changed_since_the_checkpoint_in_what_a_command_left(deps_image, tmp_path):
-    see(deps_image.run("true", disposable=False).result_image, tmp_path)
+    see(deps_image.run("true", disposable=False).result_image, tmp_path, read=("edited.txt", "was_file/inner.txt"))
 
 def test_what_changes_in_the_session(deps_image, tmp_path):
     left = deps_image.run("true", disposable=False).result_image
@@ -170,3 +207,26 @@ def test_no_method_ever_shows_a_file_as_it_was(new_project, base):
     run = project.pytest("test_stale.py", "-q")
     assert run.code == 0, run.output
     assert run.outcomes() == {"install": "CACHED"}
+
+
+KILLED = """\
+import os, signal
+
+def test_it(base_image):
+    assert base_image.run("true", disposable=False).result_image
+    if "KILL" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_command_left_in_a_run_that_was_killed_goes_with_the_next_and_nobody_elses_does(new_project, client):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"test_killed.py": KILLED})
+    assert project.pytest("test_killed.py", env={"KILL": "1"}).code == -signal.SIGKILL
+    [left] = project.images(client)
+    # As one would be that a user has built on it.
+    container = client.containers.create(PYTHON_IMAGE, labels=client.images.get(left).labels)
+    theirs = container.commit("stagebuild-test/theirs", project.name)
+    container.remove()
+    assert project.pytest("test_killed.py").code == 0
+    assert project.images(client) == [theirs.id]
