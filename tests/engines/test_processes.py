@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bare import busybox
-from worlds import World, members_of, run, tar_of
+from worlds import World, members_of, run, tar_of, within
 
 from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.engines.protocol import Engine, StoredImage
@@ -21,15 +21,6 @@ from pytest_stagebuild.errors import EngineError
 pytestmark = pytest.mark.engine
 
 _DEADLY = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
-
-
-def _within(seconds: float, holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _exists(engine: DockerEngine, name: str) -> bool:
@@ -160,7 +151,7 @@ def test_the_sandbox_ends_when_its_process_is_killed(docker: DockerEngine, docke
         name = process.stdout.readline().strip()
         assert _exists(docker, name)
         process.kill()
-    assert _within(5, lambda: not _exists(docker, name))
+    assert within(5, lambda: not _exists(docker, name))
 
 
 def test_a_sandbox_whose_process_was_killed_before_the_start_is_swept(
@@ -216,7 +207,7 @@ def test_a_sweep_leaves_alone_what_is_not_provably_ours_and_gone(
 
 def test_a_sandbox_does_not_outlive_its_longest_life(real: World) -> None:
     with real.started(life=2) as sandbox:
-        assert _within(20, lambda: not _exists(real.engine, sandbox.name))
+        assert within(20, lambda: not _exists(real.engine, sandbox.name))
         with pytest.raises(EngineError, match="could not start a command"):
             run(sandbox, "echo too late")
 
@@ -297,7 +288,7 @@ def test_busybox_bounds_the_life_too(docker: DockerEngine, bare_image: StoredIma
     with docker.sandbox(bare_image, labels={}, network=False, life=2) as sandbox:
         sandbox.start()
         run(sandbox, "kill -15 -1")
-        assert _within(20, lambda: not _exists(docker, sandbox.name))
+        assert within(20, lambda: not _exists(docker, sandbox.name))
 
 
 @pytest.mark.parametrize("bare_image", ["nothing"], indirect=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,16 @@ def members_of(pieces: Iterator[bytes]) -> dict[str, tuple[tarfile.TarInfo, byte
             for member in archive
             if not member.issym()
         } | {member.name: (member, b"") for member in archive.getmembers() if member.issym()}
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Whether ``holds`` becomes true in so many seconds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @dataclass(frozen=True)

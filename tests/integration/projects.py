@@ -150,7 +150,9 @@ class Project:
     def containers(self, client: docker.DockerClient) -> list[str]:
         """The names of containers that processes of this project made."""
         found = client.api.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
-        owners = {one["Names"][0]: json.loads(one["Labels"]["pytest-stagebuild.owner"])["pid"] for one in found}
+        # One without a name is no container any more, though an engine that was killed may still list it.
+        named = [one for one in found if one["Names"]]
+        owners = {one["Names"][0]: json.loads(one["Labels"]["pytest-stagebuild.owner"])["pid"] for one in named}
         pids = {process.pid for process in self.processes}
         return [name for name, pid in owners.items() if pid in pids]
 
