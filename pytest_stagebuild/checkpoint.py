@@ -125,6 +125,16 @@ def select_inputs(inputs: Inputs, manifest: Manifest) -> Manifest:
     return Manifest({path: entry for path, entry in manifest.entries.items() if chosen.match_file(path)})
 
 
+def inputs_without_files(inputs: Inputs, manifest: Manifest) -> list[str]:
+    """The patterns that choose no file: what they were meant to choose is no input, whatever becomes of it."""
+    if inputs == "all":
+        return []
+    from pathspec import GitIgnoreSpec
+
+    alone = {text: GitIgnoreSpec.from_lines([text]) for text in inputs if not text.startswith(("!", "#"))}
+    return [text for text, pattern in alone.items() if not any(map(pattern.match_file, manifest.entries))]
+
+
 @dataclass(frozen=True)
 class Record:
     """What an image carries about itself, so that any run can take it up without the lockfile.

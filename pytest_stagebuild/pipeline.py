@@ -10,7 +10,13 @@ from typing import Final, Literal
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt
 from pytest_stagebuild.base import ResolvedBase, resolve_base
-from pytest_stagebuild.checkpoint import WORKING_DIRECTORY, Checkpoint, key_components, key_of
+from pytest_stagebuild.checkpoint import (
+    WORKING_DIRECTORY,
+    Checkpoint,
+    inputs_without_files,
+    key_components,
+    key_of,
+)
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.execution import (
@@ -33,7 +39,7 @@ from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.selection import Selection, runs_pytest
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.version import scm_version
-from pytest_stagebuild.stage import STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
+from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
 
@@ -77,6 +83,7 @@ class Pipeline:
         self._resolved: ResolvedBase | None = None
         self._selection = Selection()
         self._tested_elsewhere = False
+        self._planned = False
         host = host_settings(environ if settings.pass_host_env else {})
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -95,6 +102,9 @@ class Pipeline:
         self._locks = SingleFlight(cache_folder() / "locks")
         self._run = RunFolder(cache_folder() / "runs", run_id)
         self._note(*self.tree.notes, *host.notes, self._state.note, version.problem if version else "")
+        for name in CHECKPOINT_NAMES:
+            for pattern in inputs_without_files(settings.stages[name].inputs, tree.manifest):
+                self._note(f"{pattern!r} in the inputs of {name} matches no file: nothing is an input by it")
         if swept := engine.sweep():
             many = f"{len(swept)} sandboxes" if len(swept) > 1 else "a sandbox"
             self._note(f"removed {many} that a run left when it was killed")
@@ -155,7 +165,8 @@ class Pipeline:
         return self.result("test")
 
     def plan(self) -> list[PlannedStage]:
-        """What a run would do. Starts nothing."""
+        """What a run would do. Starts nothing, and nothing is pruned."""
+        self._planned = True
         base = self.base()
         planned: list[PlannedStage] = []
         parent: str | None = base.ground.parent
@@ -203,8 +214,9 @@ class Pipeline:
             for image in (*reversed(self._derived), *(image.id for image in leftovers)):
                 self.engine.remove_image(image)
             self._derived.clear()
+        self._store.release()
         with contextlib.suppress(EngineError):
-            if self._resolved and (removed := self._store.prune(self.settings.keep)):
+            if self._resolved and not self._planned and (removed := self._store.prune(self.settings.keep)):
                 self._note(f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}")
 
     # The stages
@@ -327,6 +339,8 @@ class Pipeline:
         stages: tuple[CheckpointStage, ...] = ("install", "build")
         parts = {name: self._components(self.settings.stages[name], resolved.ground.parent) for name in stages}
         found = self._store.chosen(wanted, parts)
+        if not self._store.stands_on(found.checkpoint, resolved.ground.parent):
+            self._note(f"{found.checkpoint} was not made on {resolved.base.reference} as it is now")
         stage = found.checkpoint.stage
         if stage == "build":
             install = self.settings.stages["install"]

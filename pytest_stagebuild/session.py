@@ -127,9 +127,11 @@ class StagebuildSession:
             failure = failed.result.failure
             cause = failure.cause if failure else "failed"
             ended = "failed" if failed.result.outcome == "failed" else "was not made"
-            pytest.fail(f"stage {failed.result.stage} {ended} ({cause}): see the stagebuild summary", pytrace=False)
+            words = f"stage {failed.result.stage} {ended} ({cause}): see the stagebuild summary"
         except StagebuildError as error:
-            pytest.fail(str(error), pytrace=False)
+            words = str(error)
+        # Out here, where pytest has no other error to show above this one.
+        pytest.fail(words, pytrace=False)
 
     @contextlib.contextmanager
     def uncaptured(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.checkpoint import LABEL, RECORD_PATH, SCHEMA, Checkpoint, Record, explain, key_of
+from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import Engine, StoredImage
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.lockfile import Index, Lockfile
@@ -22,6 +23,11 @@ from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage
 from pytest_stagebuild.state import StateFolder
 
 _READING_LIFE: Final = 300.0
+
+_STAGE_BY_NAME: Final = {name: stage for stage, name in CHECKPOINT_NAMES.items()}
+
+_RUN: Final = ".run"
+"""What the marks of runs end with; those of lockfiles have no such end."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Missed:
 class CheckpointStore:
     """All checkpoints of one project on one engine, as one source tree sees them.
 
-    ``uses`` is a folder of the user's own in which every lockfile marks the checkpoints that it lists, so that pruning
-    in one worktree leaves those of another alone.
+    ``uses`` is a folder of the user's own in which every lockfile marks the checkpoints that it lists, and every run
+    those that it works with: pruning in one worktree leaves those of another alone, and of a run that goes on.
     """
 
     def __init__(self, engine: Engine, lockfile: Lockfile, state: StateFolder, project: str, uses: Path) -> None:
@@ -53,6 +59,7 @@ class CheckpointStore:
         self._state = state
         self._project = project
         self._uses = uses
+        self._held: set[Path] = set()
 
     def find(self, components: Mapping[str, object], manifest: Manifest) -> Found | Missed:
         """The newest checkpoint under the key of ``components`` whose inputs are as ``manifest`` has them."""
@@ -61,6 +68,7 @@ class CheckpointStore:
         gone, first_change = False, ""
         for checkpoint in index.under(self._engine.identity, key=key):
             record = self._state.record(checkpoint.uuid)
+            record = record if record and record.key == key else None
             image = None if record else self._image_of(checkpoint)
             if record is None and image is not None:
                 record = self._read_record(image, checkpoint.uuid)
@@ -69,7 +77,7 @@ class CheckpointStore:
                 self._forget(checkpoint)
             elif changes := record.changes(manifest):
                 first_change = first_change or str(changes)
-            elif image := image or self._image_of(checkpoint):
+            elif image := self._held_image_of(checkpoint):
                 return Found(self._touched(checkpoint), record, image)
             else:
                 gone = True
@@ -79,6 +87,7 @@ class CheckpointStore:
             if uuid in index.checkpoints or (record := self._read_record(image, uuid)) is None or record.key != key:
                 continue
             checkpoint = self._adopt(image, record)
+            self._hold(checkpoint.uuid)
             if changes := record.changes(manifest):
                 first_change = first_change or str(changes)
             else:
@@ -97,38 +106,50 @@ class CheckpointStore:
     def chosen(self, wanted: str, components: Mapping[CheckpointStage, Mapping[str, object]]) -> Found:
         """The checkpoint that ``--stagebuild-from`` names: by UUID, by a prefix of one, or by its name.
 
-        A name means the newest one of this source whose command and environment are those of ``components``.
+        A name means the newest one of this source whose command, environment and base image are those of
+        ``components``. Raises :class:`ConfigurationError`, with those that exist, where there is none.
         """
-        self._adopt_all()
-        known = self._lockfile.read().under(self._engine.identity)
-        stage_by_name = {name: stage for stage, name in CHECKPOINT_NAMES.items()}
-        if wanted in stage_by_name:
-            stage = stage_by_name[wanted]
-            candidates = [
-                one
-                for one in known
-                if one.stage == stage
-                and all(one.components.get(part) == components[stage][part] for part in ("command", "env", "project"))
-            ]
-        else:
-            candidates = [one for one in known if len(wanted) >= 4 and one.uuid.startswith(wanted.lower())]
-            if len({one.uuid for one in candidates}) > 1:
-                raise ConfigurationError(
-                    f"--stagebuild-from={wanted} means more than one checkpoint: {_listed(candidates)}. "
-                    "Give more of the UUID"
-                )
+        candidates = self._meant(wanted, components)
+        if not candidates and self._adopt_meant(wanted):
+            candidates = self._meant(wanted, components)
         for checkpoint in candidates:
-            image = self._image_of(checkpoint)
+            image = self._held_image_of(checkpoint)
             record = image and (self._state.record(checkpoint.uuid) or self._read_record(image, checkpoint.uuid))
             if image and record:
                 return Found(self._touched(checkpoint), record, image)
             self._forget(checkpoint)
         remaining = self._lockfile.read().under(self._engine.identity)
         if candidates:
+            problem = f"the image of {candidates[0]} is gone"
+        elif any(one.name == wanted for one in remaining):
+            problem = "none was made with this command, environment and base image; a UUID means one as it is"
+        else:
+            problem = "there is no such checkpoint"
+        raise ConfigurationError(f"--stagebuild-from={wanted}: {problem}. {_choices(remaining)}")
+
+    def _meant(self, wanted: str, components: Mapping[CheckpointStage, Mapping[str, object]]) -> list[Checkpoint]:
+        known = self._lockfile.read().under(self._engine.identity)
+        if stage := _STAGE_BY_NAME.get(wanted):
+            parts = components[stage]
+            return [
+                one
+                for one in known
+                if one.stage == stage
+                and all(one.components.get(part) == parts[part] for part in ("command", "env", "project"))
+                and self.stands_on(one, str(parts["parent"]))
+            ]
+        candidates = [one for one in known if len(wanted) >= 4 and one.uuid.startswith(wanted.lower())]
+        if len({one.uuid for one in candidates}) > 1:
             raise ConfigurationError(
-                f"--stagebuild-from={wanted}: the image of {candidates[0]} is gone. {_choices(remaining)}"
+                f"--stagebuild-from={wanted} means more than one checkpoint: {_listed(candidates)}. "
+                "Give more of the UUID"
             )
-        raise ConfigurationError(f"--stagebuild-from={wanted}: there is no such checkpoint. {_choices(remaining)}")
+        return candidates
+
+    def stands_on(self, checkpoint: Checkpoint, base: str) -> bool:
+        """Whether a checkpoint was made, with the one below it, on the base image of this identity or UUID."""
+        below = checkpoint if checkpoint.stage == "install" else self.by_uuid(checkpoint.parent)
+        return below is not None and below.parent == base
 
     def by_uuid(self, uuid: str) -> Checkpoint | None:
         """The checkpoint of this UUID, or of the only one that begins so."""
@@ -141,7 +162,7 @@ class CheckpointStore:
 
     def opened(self, checkpoint: Checkpoint) -> Found | None:
         """A checkpoint with its record and image, or None where the image is gone."""
-        image = self._image_of(checkpoint)
+        image = self._held_image_of(checkpoint)
         record = image and (self._state.record(checkpoint.uuid) or self._read_record(image, checkpoint.uuid))
         return Found(checkpoint, record, image) if image and record else None
 
@@ -149,6 +170,7 @@ class CheckpointStore:
         """Record a checkpoint that was just made, or found again."""
         self._state.keep_record(record)
         self._lockfile.update(lambda index: index.with_checkpoint(checkpoint))
+        self._hold(checkpoint.uuid)
         self._mark(checkpoint.uuid)
 
     def totals(self) -> tuple[int, int]:
@@ -157,16 +179,35 @@ class CheckpointStore:
         return len(known), sum(one.size for one in known)
 
     def prune(self, keep: int) -> list[Checkpoint]:
-        """Remove all but the ``keep`` most recently used checkpoints of each stage; what others build on stays."""
+        """Remove all but the ``keep`` most recently used checkpoints of each stage.
+
+        What others build on stays, and what a run works with that goes on; what another worktree uses leaves this
+        lockfile alone.
+        """
         removed: list[Checkpoint] = []
         for stage in ("build", "install"):  # children first: an engine refuses to remove what something is built on
             known = self._lockfile.read().under(self._engine.identity, stage=stage)
             ours = [one for one in known if one.project == self._project]
             for checkpoint in sorted(ours, key=lambda one: one.used, reverse=True)[keep:]:
+                if self._held_by_others(checkpoint.uuid):
+                    continue
                 if self._used_elsewhere(checkpoint.uuid) or self._engine.remove_image(checkpoint.image):
                     self._forget(checkpoint)
                     removed.append(checkpoint)
         return removed
+
+    def release(self) -> None:
+        """The run is over: what it worked with may be pruned."""
+        for mark in self._held:
+            with contextlib.suppress(OSError):
+                mark.unlink()
+                mark.parent.rmdir()
+        self._held.clear()
+
+    def _held_image_of(self, checkpoint: Checkpoint) -> StoredImage | None:
+        # Held first: who prunes at this moment either sees the mark, or is seen to have removed the image.
+        self._hold(checkpoint.uuid)
+        return self._image_of(checkpoint)
 
     def _image_of(self, checkpoint: Checkpoint) -> StoredImage | None:
         image = self._engine.find_image(checkpoint.image)
@@ -210,15 +251,20 @@ class CheckpointStore:
                 return max(0, image.size - stored.size)
         return image.size
 
-    def _adopt_all(self) -> None:
-        """Take up every checkpoint of this project, for a lockfile that was lost."""
+    def _adopt_meant(self, wanted: str) -> bool:
+        """Take up what the engine has of this project by that name or UUID: the lockfile may be lost, or another
+        worktree's; of a lost one, everything is taken up, to choose from.
+        """
         index = self._lockfile.read()
-        if index.under(self._engine.identity):
-            return
+        lost = not index.under(self._engine.identity)
+        adopted = False
         for image in self._engine.images_with({LABEL + "project": self._project, LABEL + "schema": str(SCHEMA)}):
             uuid = image.labels.get(LABEL + "uuid", "")
-            if uuid not in index.checkpoints and (record := self._read_record(image, uuid)):
+            meant = uuid.startswith(wanted.lower()) or image.labels.get(LABEL + "stage") == _STAGE_BY_NAME.get(wanted)
+            if uuid not in index.checkpoints and (lost or meant) and (record := self._read_record(image, uuid)):
                 self._adopt(image, record)
+                adopted = True
+        return adopted
 
     def _touched(self, checkpoint: Checkpoint) -> Checkpoint:
         used = replace(checkpoint, used=time.time())
@@ -244,8 +290,30 @@ class CheckpointStore:
     def _used_elsewhere(self, uuid: str) -> bool:
         with contextlib.suppress(OSError):
             for mark in (self._uses / uuid).iterdir():
+                if mark.name == self._mark_name or mark.suffix == _RUN:
+                    continue
                 other = Path(os.fsdecode(mark.read_bytes()))
-                if mark.name != self._mark_name and other.exists() and uuid.encode() in other.read_bytes():
+                if other.exists() and uuid.encode() in other.read_bytes():
+                    return True
+        return False
+
+    def _hold(self, uuid: str) -> None:
+        process = this_process()
+        mark = self._uses / uuid / f"{process.pid}{_RUN}"
+        with contextlib.suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(process.to_label())
+            self._held.add(mark)
+
+    def _held_by_others(self, uuid: str) -> bool:
+        """Whether a run that goes on works with a checkpoint; the marks of those that were killed are removed."""
+        here = this_process()
+        for mark in (self._uses / uuid).glob(f"*{_RUN}"):
+            with contextlib.suppress(OSError):
+                holder = Process.from_label(mark.read_text())
+                if holder is None or provably_gone(holder, here, start_of):
+                    mark.unlink()
+                elif holder != here:
                     return True
         return False
 
