@@ -212,8 +212,10 @@ class Image:
             raise OSError(errno.ELOOP, f"too many links in {self!r}", os.fspath(path))
 
     def _as_it_is_now(self) -> Workplace:
-        """The source may have been edited since the session began, by the test itself for one."""
-        return replace(self._workplace, tree=SourceTree.read(self._workplace.tree.root))
+        """The source may have been edited since it was last read, by the test itself for one."""
+        last = self._workplace.tree
+        self._workplace = replace(self._workplace, tree=SourceTree.read(last.root, known=last))
+        return self._workplace
 
 
 def left_by_killed_runs(engine: Engine) -> list[StoredImage]:
