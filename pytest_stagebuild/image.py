@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import posixpath
 import shlex
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
@@ -151,13 +152,13 @@ class Image:
     def read_bytes(self, path: str | PurePath) -> bytes:
         """The content of a file; ``path`` is relative to ``/src``, and links are followed.
 
-        Raises ``FileNotFoundError`` or ``IsADirectoryError``.
+        Raises ``FileNotFoundError`` or ``IsADirectoryError``, and ``OSError`` for a device, FIFO or socket.
         """
-        with self._opened(path) as (pieces, _):
-            try:
-                return read_file(b"".join(pieces))
-            except ValueError:
-                raise IsADirectoryError(f"{path} is not a file in {self!r}: use list() or export()") from None
+        with self._opened(path) as (pieces, found):
+            # Before it is read: a folder comes with all that is below it.
+            if found.what == "folder":
+                raise IsADirectoryError(f"{path} is not a file in {self!r}: use list() or export()")
+            return read_file(b"".join(pieces))
 
     def read_text(self, path: str | PurePath) -> str:
         """The content of a UTF-8 file; ``path`` is relative to ``/src``. Raises as :meth:`read_bytes` does."""
@@ -182,19 +183,21 @@ class Image:
         """Copy a file or folder out into the folder ``destination``, and give the path of the copy.
 
         Links inside it, devices and whatever points out of ``destination`` are left behind; ``path`` itself may be a
-        link, and the copy then has the name of what it leads to. Raises ``FileNotFoundError``, and
-        ``NotADirectoryError`` where ``destination`` is a file.
+        link, and the copy then has the name of what it leads to. It replaces what stood there by that name. Raises
+        ``FileNotFoundError``, ``NotADirectoryError`` where ``destination`` is a file,
+        :class:`~pytest_stagebuild.errors.StagebuildError` where it cannot be written, and ``OSError`` for a device,
+        FIFO or socket.
         """
         target = Path(destination)
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"{target} is not a folder: name the one that the copy is to lie in")
         with self._opened(path) as (pieces, found):
             extract(pieces, target, limit_bytes=_MOST_BYTES, limit_files=_MOST_FILES)
-        return target / posixpath.basename(found)
+        return target / posixpath.basename(found.path)
 
     @contextlib.contextmanager
-    def _opened(self, path: str | PurePath) -> Iterator[tuple[Iterator[bytes], str]]:
-        """A tar of what ``path`` leads to, and the absolute path of that."""
+    def _opened(self, path: str | PurePath) -> Iterator[tuple[Iterator[bytes], _Place]]:
+        """A tar of what ``path`` leads to, and what that is."""
         where = _absolute(path)
         with self._as_it_is_now().sandbox(self._ground, labels={}, network=False, timeout=_READING, to_read=True) as (
             sandbox,
@@ -205,8 +208,10 @@ class Image:
                 pieces = sandbox.get(where)
                 with tarfile.open(fileobj=IterableFile(_kept(pieces, begun)), mode="r|") as tar:
                     top = tar.next()
-                if top is None or not top.issym():
-                    yield chain(begun, pieces), where
+                if top is None or not (top.isreg() or top.isdir() or top.issym()):
+                    raise OSError(errno.EINVAL, f"neither a file nor a folder in {self!r}", os.fspath(path))
+                if not top.issym():
+                    yield chain(begun, pieces), _Place(where, "folder" if top.isdir() else "file")
                     return
                 where = posixpath.normpath(posixpath.join(posixpath.dirname(where), top.linkname))
             raise OSError(errno.ELOOP, f"too many links in {self!r}", os.fspath(path))
@@ -216,6 +221,13 @@ class Image:
         last = self._workplace.tree
         self._workplace = replace(self._workplace, tree=SourceTree.read(last.root, known=last))
         return self._workplace
+
+
+class _Place(NamedTuple):
+    """What a path leads to, once links have been followed; ``path`` is absolute."""
+
+    path: str
+    what: Literal["file", "folder"]
 
 
 def left_by_killed_runs(engine: Engine) -> list[StoredImage]:
@@ -236,10 +248,12 @@ def left_by_killed_runs(engine: Engine) -> list[StoredImage]:
 def _refuse_unusable(command: str, env: Mapping[str, str], timeout: float, stdin: str | bytes | None) -> None:
     if not isinstance(command, str):
         raise TypeError(f"a command is a string for /bin/sh, not {command!r}: shlex.join() makes one of a list")
-    if not isinstance(timeout, (int, float)) or not timeout > 0:
+    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r} is no number of seconds above 0")
     if stdin is not None and not isinstance(stdin, (str, bytes)):
         raise TypeError(f"stdin is a string or bytes, not {stdin!r}")
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env is a mapping of names to values, not {env!r}")
     for name, value in env.items():
         if not name or "=" in name:
             raise ValueError(f"env has a name that no variable can have: {name!r}")

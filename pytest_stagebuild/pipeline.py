@@ -96,9 +96,7 @@ class Pipeline:
         )
         self._state = StateFolder.of(settings.source)
         self._lockfile = lockfile or Lockfile(settings.lockfile)
-        self._store = CheckpointStore(
-            engine, self._lockfile, self._state, settings.project, uses=cache_folder() / "uses"
-        )
+        self._store = _store(settings, engine, self._lockfile)
         self._locks = SingleFlight(cache_folder() / "locks")
         self._run = RunFolder(cache_folder() / "runs", run_id)
         self._note(*self.tree.notes, *host.notes, self._state.note, version.problem if version else "")
@@ -207,17 +205,20 @@ class Pipeline:
             checkpoint_bytes=size,
         )
 
-    def close(self) -> None:
-        """Remove what the run leaves nobody: images that tests made, checkpoints beyond those to be kept."""
+    def close(self, *, prune: bool) -> None:
+        """Remove the images that tests made, which nobody has a use for any more.
+
+        The process that ends the run as a whole has checkpoints pruned too: another one may still ask for them.
+        """
         with contextlib.suppress(EngineError):
             leftovers = left_by_killed_runs(self.engine) if self._derived else []
             for image in (*reversed(self._derived), *(image.id for image in leftovers)):
                 self.engine.remove_image(image)
             self._derived.clear()
         self._store.release()
-        with contextlib.suppress(EngineError):
-            if self._resolved and not self._planned and (removed := self._store.prune(self.settings.keep)):
-                self._note(f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}")
+        if prune and self._resolved and not self._planned:
+            with contextlib.suppress(EngineError):  # the next run comes to it
+                self._note(prune_checkpoints(self.settings, self.engine, self._lockfile))
 
     # The stages
 
@@ -257,8 +258,8 @@ class Pipeline:
         with self._locks.hold(
             key, f"{stage.name} of {self.settings.project}", lambda holder: self._observer.waiting(stage.name, holder)
         ):
-            if shared := self._run.result(key):
-                return self._shared(stage, shared)
+            if (shared := self._run.result(key)) and (result := self._shared(stage, shared)):
+                return result
             # Somebody may have made it meanwhile. The reason is the first look's, which forgot what it missed.
             if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
                 return self._reuse(stage, found, "cached")
@@ -327,13 +328,12 @@ class Pipeline:
             notes.append(f"{found.checkpoint} is used as it is, though changed since: {describe_changes(changes)}")
         return StageResult(stage.name, stage.command, outcome, checkpoint=found.checkpoint, notes=tuple(notes))
 
-    def _shared(self, stage: Stage, result: StageResult) -> StageResult:
-        """What another process of this run made of a stage."""
+    def _shared(self, stage: Stage, result: StageResult) -> StageResult | None:
+        """What another process of this run made of a stage, unless the engine has lost it since."""
         if result.checkpoint is None:
             return result
-        if (found := self._store.opened(result.checkpoint)) is None:
-            raise EngineError(f"the image of {result.checkpoint} was removed while the run went on: run again")
-        return self._reuse(stage, found, "cached")
+        found = self._store.opened(result.checkpoint)
+        return self._reuse(stage, found, "cached") if found else None
 
     def _force(self, wanted: str, resolved: ResolvedBase) -> None:
         stages: tuple[CheckpointStage, ...] = ("install", "build")
@@ -400,6 +400,17 @@ class Pipeline:
 
     def _note(self, *notes: str) -> None:
         self.notes.extend(note for note in notes if note and note not in self.notes)
+
+
+def prune_checkpoints(settings: Settings, engine: Engine, lockfile: Lockfile) -> str:
+    """Remove the checkpoints beyond those to be kept, and say which they were; empty where there were none."""
+    removed = _store(settings, engine, lockfile).prune(settings.keep)
+    return f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}" if removed else ""
+
+
+def _store(settings: Settings, engine: Engine, lockfile: Lockfile) -> CheckpointStore:
+    state, uses = StateFolder.of(settings.source), cache_folder() / "uses"
+    return CheckpointStore(engine, lockfile, state, settings.project, uses=uses)
 
 
 def _first_of(rebuild: str) -> str:

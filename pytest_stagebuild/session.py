@@ -15,13 +15,13 @@ import pytest
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines import BUILT_IN, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
-from pytest_stagebuild.errors import StagebuildError, StageFailed
+from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.interrupts import Interrupts, end_with_parent, held_back
 from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
 from pytest_stagebuild.options import Settings, command_line, load_settings
-from pytest_stagebuild.pipeline import Pipeline
+from pytest_stagebuild.pipeline import Pipeline, prune_checkpoints
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.stage import (
@@ -159,8 +159,13 @@ class StagebuildSession:
         """End the run: clean up, and tell the controlling process if this is a worker of pytest-xdist."""
         if self._opened is not None:
             with held_back():
-                self._opened.close()
+                self._opened.close(prune=self._worker is None)
             self._report = self._opened.report()
+        elif any(report.checkpoint_count > self.settings.keep for report in self._heard):
+            # No worker knows whether it is the last one.
+            with held_back(), contextlib.suppress(EngineError):
+                pruned = prune_checkpoints(self.settings, self.engine, self.lockfile)
+                self._heard.append(RunReport(base=None, results=(), notes=(pruned,) if pruned else ()))
         if self._worker is not None and self._report is not None:
             self._config.workeroutput["stagebuild"] = _report_to_text(self._report)  # type: ignore[attr-defined]
 
@@ -179,11 +184,9 @@ class StagebuildSession:
             reporter.write_line(line.text, **markup[line.markup])
 
     def close(self) -> None:
-        used = self._opened is not None or self._heard
-        if self._opened is not None:
-            self._opened.engine.close()
-            self._opened = None
-        if self._worker is None and used:
+        if "engine" in self.__dict__:
+            self.engine.close()
+        if self._worker is None and (self._opened or self._heard):
             RunFolder(cache_folder() / "runs", self.run_id).remove()
         self.interrupts.release()
 

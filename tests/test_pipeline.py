@@ -80,7 +80,7 @@ class Place:
         """All stages; the outcome of each."""
         pipeline = self.open(environ, **typed)
         pipeline.test(Selection(), tested_elsewhere=False)
-        pipeline.close()
+        pipeline.close(prune=True)
         assert not self.engine.sandboxes
         self.report = pipeline.report()
         return {result.stage: result.outcome for result in self.report.results}

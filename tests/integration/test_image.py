@@ -54,6 +54,25 @@ def test_what_is_not_there(build_image, tmp_path):
     with pytest.raises(NotADirectoryError, match="use read_bytes"):
         build_image.list("deep/file.txt")
 
+def test_what_is_neither_a_file_nor_a_folder(build_image, tmp_path):
+    made = build_image.run("mkfifo pipe", disposable=False).result_image
+    for path in ("/dev/null", "pipe"):
+        for read in (made.read_bytes, lambda path: made.export(path, tmp_path)):
+            with pytest.raises(OSError, match=f"neither a file nor a folder in .*{path}"):
+                read(path)
+    assert list(tmp_path.iterdir()) == []
+
+def test_a_copy_replaces_what_is_there(build_image, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "older.txt").touch()
+    copy = build_image.export("deep", tmp_path)
+    assert [path.name for path in copy.iterdir()] == ["file.txt"]
+    (tmp_path / "outside").mkdir()
+    (copy / "file.txt").unlink()
+    (copy / "file.txt").symlink_to(tmp_path / "outside" / "file.txt")
+    assert not build_image.export("folder-link/file.txt", copy).is_symlink()
+    assert list((tmp_path / "outside").iterdir()) == []
+
 def test_large(build_image, tmp_path):
     assert build_image.list("large") == ["file.bin"]
     assert len(build_image.read_bytes("large/file.bin")) == 5_000_000
@@ -72,6 +91,8 @@ def test_what_cannot_be_run(build_image):
         (NotADirectoryError, "cwd='deep/file.txt'", {"cwd": "deep/file.txt"}),
         (ValueError, "timeout=0 ", {"timeout": 0}),
         (ValueError, "timeout=None ", {"timeout": None}),
+        (ValueError, "timeout=inf ", {"timeout": float("inf")}),
+        (TypeError, "env is a mapping", {"env": [("A", "1")]}),
         (TypeError, "not a string: A=1", {"env": {"A": 1}}),
         (ValueError, "no variable can have: 'A=B'", {"env": {"A=B": "1"}}),
         (TypeError, "stdin is a string or bytes", {"stdin": 5}),
