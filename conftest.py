@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["pytester"]
@@ -11,3 +15,13 @@ pytest_plugins = ["pytester"]
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("same")
+
+
+@pytest.fixture
+def shared_tmp_path(tmp_path: Path) -> Path:
+    """A ``tmp_path`` that other users may enter, whatever pytest and pytest-xdist put above it."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(folder.stat().st_mode | 0o555)
+    return tmp_path

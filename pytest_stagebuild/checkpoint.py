@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+from pytest_stagebuild.inputs import Inputs, inputs_from_json
 from pytest_stagebuild.source.manifest import Changes, Manifest
-from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage, Inputs, Stage
+from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage, Stage
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Goes up whenever the same project would get another key, or a record another shape."""
 
 LABEL: Final = "pytest-stagebuild."
 RECORD_PATH: Final = "/.stagebuild/record.json"
+RUN_FOLDER: Final = "/.stagebuild/run"
+"""What commands need while they run and no checkpoint may hold: CA bundles, standard input, what watches them."""
+
 WORKING_DIRECTORY: Final = "/src"
 
 JSON = Mapping[str, object]
@@ -112,29 +116,6 @@ def _differing(new: object, old: object) -> list[str]:
     )
 
 
-def select_inputs(inputs: Inputs, manifest: Manifest) -> Manifest:
-    """The part of a manifest that a stage with these inputs depends on.
-
-    Globs are ``.gitignore`` patterns: ``*.toml`` matches in every folder, ``/setup.py`` at the top only.
-    """
-    if inputs == "all":
-        return manifest
-    from pathspec import GitIgnoreSpec
-
-    chosen = GitIgnoreSpec.from_lines(inputs)
-    return Manifest({path: entry for path, entry in manifest.entries.items() if chosen.match_file(path)})
-
-
-def inputs_without_files(inputs: Inputs, manifest: Manifest) -> list[str]:
-    """The patterns that choose no file: what they were meant to choose is no input, whatever becomes of it."""
-    if inputs == "all":
-        return []
-    from pathspec import GitIgnoreSpec
-
-    alone = {text: GitIgnoreSpec.from_lines([text]) for text in inputs if not text.startswith(("!", "#"))}
-    return [text for text, pattern in alone.items() if not any(map(pattern.match_file, manifest.entries))]
-
-
 @dataclass(frozen=True)
 class Record:
     """What an image carries about itself, so that any run can take it up without the lockfile.
@@ -156,7 +137,7 @@ class Record:
 
     def changes(self, now: Manifest) -> Changes:
         """How the inputs have changed between this checkpoint and ``now``."""
-        return select_inputs(self.inputs, now).changes_since(select_inputs(self.inputs, self.manifest))
+        return self.inputs.changes(self.manifest, now)
 
     def vouches_for(self, layers: Sequence[str]) -> bool:
         """Whether an image with these layers can be the one that this record was written into."""
@@ -165,7 +146,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         value: dict[str, object] = {name.name: getattr(self, name.name) for name in fields(self)}
-        value |= {"schema": SCHEMA, "manifest": self.manifest.to_json()}
+        value |= {"schema": SCHEMA, "manifest": self.manifest.to_json(), "inputs": self.inputs.to_json()}
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -182,7 +163,7 @@ class Record:
                 "parent": str(parent),
                 "layers": list(layers),
                 "created": int() | float() as created,
-                "inputs": "all" | list() as inputs,
+                "inputs": inputs,
                 "manifest": manifest,
                 "version": str(version),
             } if schema == SCHEMA and key_of(components) == key:
@@ -194,7 +175,7 @@ class Record:
                     parent=parent,
                     layers=tuple(str(layer) for layer in layers),
                     created=float(created),
-                    inputs=inputs if inputs == "all" else tuple(str(glob) for glob in inputs),
+                    inputs=inputs_from_json(inputs),
                     manifest=Manifest.from_json(manifest),
                     version=version,
                 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import posixpath
-import tarfile
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +16,7 @@ from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import (
     LABEL,
     RECORD_PATH,
+    RUN_FOLDER,
     WORKING_DIRECTORY,
     Checkpoint,
     Record,
@@ -27,15 +26,15 @@ from pytest_stagebuild.checkpoint import (
 from pytest_stagebuild.engines.protocol import CommandExit, Engine, OutputSink, Sandbox, StoredImage
 from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.host_env import HostSettings
+from pytest_stagebuild.inputs import Inputs, Matching, Whole
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.secrets import Leak, search
 from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
 from pytest_stagebuild.stage import CheckpointStage, Stage
-
-RUN_FOLDER: Final = "/.stagebuild/run"
-"""What commands need while they run and no checkpoint may hold: CA bundles, standard input."""
+from pytest_stagebuild.tar import archive_of
+from pytest_stagebuild.trace import PROBES, Watch, watch_files
 
 _MARGIN: Final = 3600.0
 """Seconds that a sandbox may outlive its command's time limit, for uploads and commits of any size."""
@@ -102,7 +101,7 @@ class Workplace:
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
             removal = {f"{RUN_FOLDER}/remove.sh": removal_script(upload)} if upload.removed else {}
             if beside := {**bundles, **files, **removal}:
-                sandbox.put([_archive(beside)])
+                sandbox.put([archive_of(beside)])
             if upload.removed or not to_read:
                 sandbox.start()
                 step("started")
@@ -119,6 +118,7 @@ class StageRun:
     sent: Manifest
     surprises: tuple[str, ...] = ()
     left_running: list[str] = field(default_factory=list)
+    inputs: Inputs = field(default_factory=Whole)
     leak: Leak | None = None
     checkpoint: Checkpoint | None = None
     record: Record | None = None
@@ -141,10 +141,11 @@ def run_to_checkpoint(
     uuid = str(uuids.uuid4())
     project = str(components["project"])
     labels = labels_of(uuid, name, key_of(components), ground.parent, project)
-    with workplace.sandbox(ground, labels=labels, network=stage.network, timeout=stage.timeout, step=step) as (
-        sandbox,
-        upload,
-    ):
+    files = watch_files(workplace.tree.manifest) if stage.inputs == "traced" else {}
+    with workplace.sandbox(
+        ground, labels=labels, network=stage.network, timeout=stage.timeout, step=step, files=files
+    ) as (sandbox, upload):
+        watch = Watch(sandbox) if stage.inputs == "traced" else None
         ended = sandbox.run(
             with_own_programs(sandbox, stage.command),
             cwd=WORKING_DIRECTORY,
@@ -157,6 +158,7 @@ def run_to_checkpoint(
         step("processes ended")
         if ended.code != 0 or ended.timed_out:
             return run
+        run.inputs = watch.end(upload.sent) if watch else _declared(stage)
         clear_run_folder(sandbox)
         if workplace.secrets:
             run.leak = search(workplace.secrets, sandbox.changed_files())
@@ -171,11 +173,11 @@ def run_to_checkpoint(
             parent=ground.parent,
             layers=ground.image.layers,
             created=time.time(),
-            inputs=stage.inputs,
+            inputs=run.inputs,
             manifest=upload.sent,
             version=workplace.version.version if workplace.version else "",
         )
-        sandbox.put([_archive({RECORD_PATH: run.record.to_bytes()})])
+        sandbox.put([archive_of({RECORD_PATH: run.record.to_bytes(), **PROBES})])
         step("record written")
         run.image = sandbox.commit(image_name(project, uuid), {LABEL + "uuid": uuid})
         step("committed")
@@ -193,6 +195,10 @@ def run_to_checkpoint(
         size=max(0, run.image.size - ground.image.size),
     )
     return run
+
+
+def _declared(stage: Stage) -> Inputs:
+    return Matching(stage.inputs) if isinstance(stage.inputs, tuple) else Whole()
 
 
 def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tuple[str, ...]:
@@ -244,27 +250,3 @@ def _as_root(sandbox: Sandbox, command: str) -> None:
             f"a step of ours failed in the sandbox (exit {ended.code}): {words or command}. "
             "The image must have /bin/sh and rm that root can run"
         )
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    """A tar with these files, and the folders that lead to them, all root's and readable by everyone."""
-    buffer = io.BytesIO()
-    now = int(time.time())
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for folder in _folders(files):
-            header = tarfile.TarInfo(folder.lstrip("/"))
-            header.type, header.mode, header.mtime = tarfile.DIRTYPE, 0o755, now
-            tar.addfile(header)
-        for path, data in sorted(files.items()):
-            header = tarfile.TarInfo(path.lstrip("/"))
-            header.size, header.mode, header.mtime = len(data), 0o644, now
-            tar.addfile(header, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def _folders(paths: Iterable[str]) -> list[str]:
-    folders: set[str] = set()
-    for path in paths:
-        while (path := posixpath.dirname(path)) != "/":
-            folders.add(path)
-    return sorted(folders)

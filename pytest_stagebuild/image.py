@@ -18,14 +18,13 @@ from pathlib import Path, PurePath
 from typing import Final, Literal, NamedTuple
 
 from pytest_stagebuild.artifacts import extract
-from pytest_stagebuild.checkpoint import LABEL, WORKING_DIRECTORY
+from pytest_stagebuild.checkpoint import LABEL, RUN_FOLDER, WORKING_DIRECTORY
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import Engine, Sandbox, StoredImage, Stream
-from pytest_stagebuild.engines.tar_stream import IterableFile
-from pytest_stagebuild.execution import RUN_FOLDER, Ground, Workplace, clear_run_folder, image_name, with_own_programs
+from pytest_stagebuild.execution import Ground, Workplace, clear_run_folder, image_name, with_own_programs
 from pytest_stagebuild.output import Captured
 from pytest_stagebuild.source import SourceTree
-from pytest_stagebuild.store import read_file
+from pytest_stagebuild.tar import IterableFile, read_file
 
 _DERIVED: Final = "derived"
 

@@ -10,17 +10,10 @@ from typing import Final, Literal
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt
 from pytest_stagebuild.base import ResolvedBase, resolve_base
-from pytest_stagebuild.checkpoint import (
-    WORKING_DIRECTORY,
-    Checkpoint,
-    inputs_without_files,
-    key_components,
-    key_of,
-)
+from pytest_stagebuild.checkpoint import RUN_FOLDER, WORKING_DIRECTORY, Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.execution import (
-    RUN_FOLDER,
     Ground,
     StageRun,
     Workplace,
@@ -30,6 +23,7 @@ from pytest_stagebuild.execution import (
 )
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.image import Image, left_by_killed_runs
+from pytest_stagebuild.inputs import Matching, Whole
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
@@ -101,7 +95,8 @@ class Pipeline:
         self._run = RunFolder(cache_folder() / "runs", run_id)
         self._note(*self.tree.notes, *host.notes, self._state.note, version.problem if version else "")
         for name in CHECKPOINT_NAMES:
-            for pattern in inputs_without_files(settings.stages[name].inputs, tree.manifest):
+            inputs = settings.stages[name].inputs
+            for pattern in Matching(inputs).without_files(tree.manifest) if isinstance(inputs, tuple) else ():
                 self._note(f"{pattern!r} in the inputs of {name} matches no file: nothing is an input by it")
         if swept := engine.sweep():
             many = f"{len(swept)} sandboxes" if len(swept) > 1 else "a sandbox"
@@ -389,6 +384,8 @@ class Pipeline:
                 f"changed while the run went on: {', '.join(run.surprises[:5])}; "
                 f"{stage.name} used them as they were sent"
             )
+        if isinstance(run.inputs, Whole) and run.inputs.why:
+            self._note(f"the whole source is the input of a stage that was not traced: {run.inputs.why}")
         if run.left_running:
             notes.append(f"{stage.name} left running, ended: {', '.join(run.left_running[:5])}")
         return tuple(notes)

@@ -23,8 +23,9 @@ Outcome = Literal["cached", "forced", "ran", "failed", "error", "interrupted", "
 failed. error: the engine did. interrupted: the user or a signal ended the run. skipped: a stage before it did not
 succeed."""
 
-Inputs = Literal["all"] | tuple[str, ...]
-"""What a stage depends on in the source tree: every file, or those that match a glob."""
+InputsSetting = Literal["traced", "all"] | tuple[str, ...]
+"""What a stage depends on in the source tree: what its command is seen to use, every file, or those that match one of
+these ``.gitignore`` patterns."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stage:
     env: Mapping[str, str] = field(default_factory=dict)
     network: bool = True
     timeout: float = 1800.0
-    inputs: Inputs = "all"
+    inputs: InputsSetting = "traced"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import tarfile
 import time
@@ -21,6 +20,7 @@ from pytest_stagebuild.lockfile import Index, Lockfile
 from pytest_stagebuild.source.manifest import Changes, Manifest
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage
 from pytest_stagebuild.state import StateFolder
+from pytest_stagebuild.tar import read_file
 
 _READING_LIFE: Final = 300.0
 
@@ -316,16 +316,6 @@ class CheckpointStore:
                 elif holder != here:
                     return True
         return False
-
-
-def read_file(archive: bytes) -> bytes:
-    """The content of the file at the top of a tar. Raises ``ValueError`` where something else is there."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        top = tar.next()
-        # `extractfile` follows a link into the archive, and raises KeyError where that does not hold its target.
-        if top is not None and top.isreg() and (file := tar.extractfile(top)) is not None:
-            return file.read()
-    raise ValueError("the archive is not one of a file")
 
 
 def describe_changes(changes: Changes, limit: int = 5) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pytest_stagebuild.errors import ConfigurationError
-from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, Inputs, StageName
+from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, InputsSetting, StageName
 
 COMMAND_KEYS: Final[Mapping[str, StageName]] = {"install_cmd": "install", "build_cmd": "build", "test_cmd": "test"}
 TABLE_KEYS: Final = (
@@ -56,7 +56,7 @@ class StageTable:
     timeout: float | None = None
     env: tuple[Variable, ...] = ()
     network: bool = True
-    inputs: Inputs = "all"
+    inputs: InputsSetting = "traced"
 
 
 @dataclass(frozen=True)
@@ -277,16 +277,12 @@ class _Section:
             variables.append(variable)
         return tuple(variables)
 
-    def inputs(self, key: str) -> Inputs:
-        value = self.values.get(key, "all")
-        if value == "all":
-            return "all"
-        if value == "traced":
-            self.refuse(
-                key, 'asks for "traced", which is not available in this version', 'Use "all" or a list of globs'
-            )
+    def inputs(self, key: str) -> InputsSetting:
+        value = self.values.get(key, "traced")
+        if value in ("traced", "all"):
+            return "traced" if value == "traced" else "all"
         if isinstance(value, str):
-            self.refuse_type(key, '"all" or a list of globs', value)
+            self.refuse_type(key, '"traced", "all" or a list of globs', value)
         return self.texts(key)
 
 

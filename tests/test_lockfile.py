@@ -167,11 +167,9 @@ print(lockfile.read().bases["engine"]["identity"], *lockfile.warnings, sep="|")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become a user who may not write")
-def test_a_folder_that_cannot_be_written_is_a_warning_and_the_run_goes_on(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+def test_a_folder_that_cannot_be_written_is_a_warning_and_the_run_goes_on(shared_tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _READ_ONLY, str(tmp_path / "lock")],
+        [sys.executable, "-c", _READ_ONLY, str(shared_tmp_path / "lock")],
         capture_output=True,
         text=True,
         check=True,

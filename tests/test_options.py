@@ -137,9 +137,9 @@ class TestDefaults:
             (stage.name, stage.command, stage.detected, stage.timeout, stage.network, stage.inputs)
             for stage in settings.stages.values()
         } == {
-            ("install", "pip install -e . build pytest", True, 1800.0, True, "all"),
-            ("build", "python -m build", True, 1800.0, True, "all"),
-            ("test", "pytest", True, 1800.0, True, "all"),
+            ("install", "pip install -e . build pytest", True, 1800.0, True, "traced"),
+            ("build", "python -m build", True, 1800.0, True, "traced"),
+            ("test", "pytest", True, 1800.0, True, "traced"),
         }
 
     def test_the_image_is_detected_where_the_project_asks_for_a_python(self, project: Project) -> None:

@@ -310,7 +310,7 @@ class NothingOldIsServed(RuleBasedStateMachine):
             path.unlink(missing_ok=True)
             path.symlink_to(to)
 
-    @rule(inputs=st.sampled_from(('"all"', '["a.txt"]', '["*.txt"]')))
+    @rule(inputs=st.sampled_from(('"traced"', '"all"', '["a.txt"]', '["*.txt"]')))
     def say_what_install_depends_on(self, inputs: str) -> None:
         # Every word of the user's that is true: install reads a.txt alone.
         table = TABLE + f"\n[tool.stagebuild.install]\ninputs = {inputs}\n"

@@ -155,13 +155,6 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
             ),
         ),
         (
-            {"install": {"inputs": "traced"}},
-            (
-                'pyproject.toml: key `inputs` in [tool.stagebuild.install] asks for "traced", which is not available '
-                'in this version. Use "all" or a list of globs and run again.'
-            ),
-        ),
-        (
             {"test": {"inputs": "all"}},
             (
                 "pyproject.toml: key `inputs` in [tool.stagebuild.test] has no meaning: this stage leaves no "
@@ -212,7 +205,7 @@ def test_at_the_top_of_stagebuild_toml_no_table_is_named() -> None:
         ("env", {"A": 1}, "gives A a value that is not a string"),
         ("env", {"1A": "x"}, "names no environment variable: '1A'"),
         ("env", ["=x"], "must hold NAME or NAME=VALUE"),
-        ("build", {"inputs": "src"}, """must be "all" or a list of globs, not 'src'"""),
+        ("build", {"inputs": "src"}, """must be "traced", "all" or a list of globs, not 'src'"""),
         ("build", "make", "[tool.stagebuild.build] must be a table, not 'make'"),
     ],
 )

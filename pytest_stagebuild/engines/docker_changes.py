@@ -9,8 +9,8 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
 from pytest_stagebuild.engines.docker_connection import Connection, engine_errors
-from pytest_stagebuild.engines.tar_stream import IterableFile
 from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.tar import IterableFile
 
 _ADDED: Final = 1
 _DELETED: Final = 2

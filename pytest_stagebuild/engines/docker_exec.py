@@ -101,12 +101,21 @@ class Execution:
             elif now > end or now - max(quiet_from, self._last_output) > _QUIET:
                 return
 
+    @property
+    def over(self) -> bool:
+        """Whether there will be no more output."""
+        return self._over.is_set()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more output, and let the command run on."""
         with self._delivery:
             self._closed = True
         if self._interrupter is not None:
@@ -150,6 +159,40 @@ class Execution:
             words = self._first_output.decode(errors="replace").strip()
             raise EngineError(f"the engine could not start the command: {words}. Mend that, then run again.")
         return code
+
+
+class DockerBeside:
+    """See :class:`~pytest_stagebuild.engines.protocol.Beside`."""
+
+    def __init__(self, connection: Connection, container: str, argv: Sequence[str]) -> None:
+        self._printed = {"stdout": b"", "stderr": b""}
+        self._news = threading.Condition()
+        self._execution = Execution(connection, container, argv, output=self._take, user="0:0")
+
+    def line(self, timeout: float) -> str | None:
+        deadline = time.monotonic() + timeout
+        with self._news:
+            # The end of the output comes without news.
+            while b"\n" not in self._printed["stdout"]:
+                if self._execution.over or time.monotonic() > deadline:
+                    return None
+                self._news.wait(0.05)
+            line, _, self._printed["stdout"] = self._printed["stdout"].partition(b"\n")
+        return line.decode(errors="replace")
+
+    def ending(self) -> str:
+        words = self._printed["stderr"].decode(errors="replace").strip()
+        if words or not self._execution.over:
+            return words.rpartition("\n")[2] or "it did not answer in time"
+        return "somebody ended it"
+
+    def close(self) -> None:
+        self._execution.close()
+
+    def _take(self, stream: Stream, piece: bytes) -> None:
+        with self._news:
+            self._printed[stream] += piece
+            self._news.notify_all()
 
 
 def output_of(connection: Connection, container: str, argv: Sequence[str], *, timeout: float) -> bytes:

@@ -6,15 +6,16 @@ import io
 import tarfile
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_stagebuild.engines import keeper
 from pytest_stagebuild.engines.docker_changes import changed_files
 from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, words_of
-from pytest_stagebuild.engines.docker_exec import Execution, output_of
+from pytest_stagebuild.engines.docker_exec import DockerBeside, Execution, output_of
 from pytest_stagebuild.engines.docker_images import Reference, committed_config, parse_reference, stored_image
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
@@ -56,6 +57,7 @@ class DockerSandbox:
         self._owner: Owner | None = None
         self._switch: Response | None = None
         self._reading: Generator[bytes, None, None] | None = None
+        self._beside: DockerBeside | None = None
         self._kills_seen = 0
         api = connection.quick
         with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
@@ -164,18 +166,28 @@ class DockerSandbox:
             return CommandExit(137, duration, timed_out=True)
         return CommandExit(code, duration, out_of_memory=code != 0 and self._killed_for_memory())
 
+    def run_beside(self, script: str, arguments: Sequence[str]) -> DockerBeside:
+        self._beside = DockerBeside(self._connection, self.name, keeper.beside_command(script, arguments))
+        return self._beside
+
     def end_processes(self) -> list[str]:
+        return self._end_processes(spare=self._beside is not None)
+
+    def _end_processes(self, *, spare: bool) -> list[str]:
         ended: dict[int, str] = {}
-        running = self._processes(end=False)
-        deadline = time.monotonic() + _KILL_WITHIN
+        running = self._processes(keeper.list_command)
+        begun = time.monotonic()
         while running:
             for process in running:
                 if not process.exiting:
                     ended.setdefault(process.pid, process.command_line)
-            if time.monotonic() > deadline:
+            spent = time.monotonic() - begun
+            if spent > _KILL_WITHIN:
                 names = ", ".join(process.command_line for process in running)
                 raise EngineError(f"could not end what the command left running: {names}. Run again.")
-            running = self._processes(end=True)
+            # One by one does not do for those that go on starting others.
+            these = [process.pid for process in running] if spare and spent < _KILL_WITHIN / 2 else []
+            running = self._processes(partial(keeper.end_command, these=these))
         return list(ended.values())
 
     def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -228,6 +240,9 @@ class DockerSandbox:
             if self._switch is not None:
                 self._switch.close()
                 self._switch = None
+            if self._beside is not None:
+                self._beside.close()
+                self._beside = None
 
     def __enter__(self) -> Self:
         return self
@@ -266,17 +281,16 @@ class DockerSandbox:
                 file = archive.extractfile(member) if member and member.isreg() else None
                 return file.read().decode(errors="replace") if file else ""
 
-    def _processes(self, *, end: bool) -> list[keeper.Leftover]:
+    def _processes(self, command: Callable[[str], list[str]]) -> list[keeper.Leftover]:
         token = keeper.new_token()
-        command = keeper.list_command(token, end=end)
-        return keeper.leftovers(output_of(self._connection, self.name, command, timeout=_KILL_WITHIN), token)
+        return keeper.leftovers(output_of(self._connection, self.name, command(token), timeout=_KILL_WITHIN), token)
 
     def _end_at_any_price(self) -> None:
         from docker.errors import DockerException
         from requests import RequestException
 
         try:
-            self.end_processes()
+            self._end_processes(spare=False)
         except EngineError:
             try:
                 self._connection.quick.kill(self.name)

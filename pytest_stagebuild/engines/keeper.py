@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,16 @@ done 2>/dev/null
 
 # Once more after a moment would need `sleep`: the caller repeats the whole script instead.
 _END: Final = "kill -s KILL -- -1 2>/dev/null\n" + _LIST
+_END_THESE: Final = 'token=$1; shift; kill -s KILL -- "$@" 2>/dev/null; set -- "$token"\n' + _LIST
+
+# -X takes any word; it is what keeps the program out of the list of leftovers.
+_BESIDE: Final = """
+for python in python3 python; do
+  if command -v "$python" >/dev/null; then exec "$python" -I -S -X "$0" "$@"; fi
+done
+echo 'there is no Python in the image' >&2
+exit 127
+"""
 
 OUT_OF_MEMORY_KILLS: Final = """
 for events in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
@@ -76,9 +87,19 @@ def keeper_command(life: float) -> list[str]:
     return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life)))]
 
 
-def list_command(token: str, *, end: bool) -> list[str]:
-    """What lists the processes of a sandbox for :func:`leftovers`, and with ``end`` sends them SIGKILL first."""
-    return ["/bin/sh", "-c", _END if end else _LIST, MARK, token]
+def list_command(token: str) -> list[str]:
+    """What lists the processes of a sandbox for :func:`leftovers`."""
+    return ["/bin/sh", "-c", _LIST, MARK, token]
+
+
+def end_command(token: str, these: Sequence[int] = ()) -> list[str]:
+    """The same, after SIGKILL has been sent to ``these``; without any, to all processes but the keeper."""
+    return ["/bin/sh", "-c", _END_THESE if these else _END, MARK, token, *map(str, these)]
+
+
+def beside_command(script: str, arguments: Sequence[str]) -> list[str]:
+    """What runs a Python program with the image's own Python, marked as one of ours."""
+    return ["/bin/sh", "-c", _BESIDE, MARK, script, *arguments]
 
 
 def new_token() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -88,6 +88,16 @@ class Owner:
     gid: int
 
 
+class Beside(Protocol):
+    """A program of ours that runs as root beside the commands of a sandbox, and is none of what they left running."""
+
+    def line(self, timeout: float) -> str | None:
+        """The next line that it prints; None when it has ended, or prints none within ``timeout`` seconds."""
+
+    def ending(self) -> str:
+        """What it says of its end, or what is to be said of it, once :meth:`line` has given None."""
+
+
 class Sandbox(Protocol):
     """A container: created by :meth:`Engine.sandbox`, started once, and removed when the ``with`` block ends."""
 
@@ -125,8 +135,17 @@ class Sandbox(Protocol):
         the sandbox stays usable. What the command leaves running keeps running. ``cwd`` exists.
         """
 
+    def run_beside(self, script: str, arguments: Sequence[str]) -> Beside:
+        """Run a Python program, as root, until it ends by itself; ``script`` is its path in the sandbox.
+
+        It needs a Python in the image, 3.6 or newer, and finds nothing there but the standard library.
+        """
+
     def end_processes(self) -> list[str]:
-        """End everything that is still running in the sandbox, and give the command lines of what that was."""
+        """End everything that is still running in the sandbox, and give the command lines of what that was.
+
+        What runs beside is spared as long as the others can be ended without it.
+        """
 
     def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Every file that differs from the image: its absolute path and its content in pieces.

@@ -16,7 +16,7 @@ from typing import Final
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import Owner, Sandbox
-from pytest_stagebuild.store import read_file
+from pytest_stagebuild.tar import read_file
 
 _INSIDE: Final = f"{WORKING_DIRECTORY}/.pytest_cache/v/cache/lastfailed"
 _LARGEST: Final = 64 * 2**20

@@ -72,6 +72,20 @@ class Manifest:
                 folder = folder.rpartition("/")[0]
         return frozenset(folders)
 
+    @cached_property
+    def listings(self) -> Mapping[str, Mapping[str, str]]:
+        """What lies in each folder ("" is the root): names, with what of each shows without opening it."""
+        listings: dict[str, dict[str, str]] = {"": {}}
+        for path, entry in self.entries.items():
+            folder, _, name = path.rpartition("/")
+            shows = f"link {entry.digest}" if entry.kind == "link" else entry.kind
+            while folder not in listings:
+                listings[folder] = {name: shows}
+                folder, _, name = folder.rpartition("/")
+                shows = "folder"
+            listings[folder][name] = shows
+        return listings
+
     def changes_since(self, older: Manifest) -> Changes:
         """What this manifest has otherwise than ``older``."""
         return Changes(

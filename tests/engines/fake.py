@@ -16,9 +16,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import posixpath
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +73,7 @@ class FakeEngine:
         self.parents: dict[str, str] = {}
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.orphans: list[str] = []
+        self.watches = True
         self._made = 0
         for name, contents in (images or {"python:3.11-slim": {"/etc/os-release": b"Debian\n"}}).items():
             self.add_image(name, contents, config=config or ImageConfig(cmd=("python3",)))
@@ -219,6 +222,10 @@ class FakeSandbox:
                 self.running.clear()
                 return CommandExit(137, deadline, timed_out=True)
 
+    def run_beside(self, script: str, arguments: Sequence[str]) -> FakeWatcher:
+        with self.engine.step("run_beside"):
+            return FakeWatcher(self, arguments)
+
     def end_processes(self) -> list[str]:
         with self.engine.step("end_processes"):
             ended = list(self.running)
@@ -255,3 +262,30 @@ class FakeSandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+
+class FakeWatcher:
+    """Knows what commands use, since it has their file system in hand; ``engine.watches = False`` takes it away."""
+
+    def __init__(self, sandbox: FakeSandbox, arguments: Sequence[str]) -> None:
+        self.files, self.engine = sandbox.files, sandbox.engine
+        self.root, listed, self.stop, *_ = arguments
+        self.sent = [os.fsdecode(path) for path in self.files.read(listed).split(b"\0")[:-1]]
+        self.files.used.clear()
+        self.begun = False
+
+    def line(self, timeout: float) -> str | None:
+        if not self.engine.watches:
+            return None
+        if not self.begun:
+            self.begun = True
+            return "ready"
+        assert self.stop in self.files.nodes
+        used = {posixpath.relpath(path, self.root) for path in self.files.used if path.startswith(self.root)}
+        gone = {path for path in self.sent if posixpath.join(self.root, path) not in self.files.nodes}
+        files = [path for path in self.sent if path in used | gone]
+        folders = {posixpath.dirname(path) for path in used} | {path for path in used if path not in files}
+        return json.dumps({"files": files, "folders": sorted("" if folder == "." else folder for folder in folders)})
+
+    def ending(self) -> str:
+        return "there is no Python in the image"

@@ -27,6 +27,8 @@ class Files:
     """Absolute POSIX paths and what is there; a link's data is its target."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Paths that somebody has opened, looked for, made or removed."""
 
     @classmethod
     def of(cls, contents: Mapping[str, bytes]) -> Files:
@@ -52,10 +54,12 @@ class Files:
 
     def is_folder(self, path: str) -> bool:
         path = self.resolve(path)
+        self.used.add(posixpath.dirname(path))
         node = self.nodes.get(path)
         return path == "/" or bool(node and node.kind == "folder") or next(self.below(path), None) is not None
 
     def exists(self, path: str) -> bool:
+        self.used.add(posixpath.dirname(self.resolve(path)))
         return self.resolve(path) in self.nodes or self.is_folder(path)
 
     def below(self, path: str) -> Iterator[str]:
@@ -64,16 +68,19 @@ class Files:
 
     def write(self, path: str, data: bytes) -> None:
         path = self.resolve(path)
+        self.used.add(path)
         self.nodes[path] = replace(self.nodes.get(path, Node("file")), kind="file", data=data)
 
     def read(self, path: str) -> bytes:
         node = self.nodes.get(self.resolve(path))
+        self.used.add(self.resolve(path))
         if node is None or node.kind != "file":
             raise FileNotFoundError(path)
         return node.data
 
     def remove(self, path: str) -> bool:
         gone = [one for one in (path, *self.below(path)) if one in self.nodes]
+        self.used.update((path, *gone))
         for one in gone:
             del self.nodes[one]
         return bool(gone)
@@ -275,6 +282,7 @@ def _test(shell: Shell, words: list[str]) -> int:
     negated = words[:1] == ["!"]
     operator, operand = words[-2:]
     path = shell.path(operand)
+    shell.files.used.add(posixpath.dirname(shell.files.resolve(path)))
     node = shell.files.nodes.get(shell.files.resolve(path))
     lies = shell.files.nodes.get(posixpath.join(shell.files.resolve(posixpath.dirname(path)), posixpath.basename(path)))
     holds = {
@@ -298,6 +306,7 @@ def _cd(shell: Shell, words: list[str]) -> int:
 
 def _ls(shell: Shell, words: list[str]) -> int:
     path = shell.files.resolve(shell.path(words[-1] if words else "."))
+    shell.files.used.add(path)
     names = {one[len(path.rstrip("/")) + 1 :].partition("/")[0] for one in shell.files.below(path)}
     shell.say("".join(f"{name}\n" for name in sorted(names)))
     return 0

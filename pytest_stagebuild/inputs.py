@@ -1,0 +1,121 @@
+"""What a checkpoint depends on in the source tree, and how that has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_stagebuild.source.manifest import Changes, Manifest
+
+JSON = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Every file that was sent; ``why`` says what kept the use of them from being traced, where that was asked for."""
+
+    why: str = ""
+
+    def changes(self, old: Manifest, now: Manifest) -> Changes:
+        return now.changes_since(old)
+
+    def to_json(self) -> JSON:
+        return {"all": True, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The files that match one of these patterns.
+
+    They are ``.gitignore`` patterns: ``*.toml`` matches in every folder, ``/setup.py`` at the top only.
+    """
+
+    globs: tuple[str, ...]
+
+    def changes(self, old: Manifest, now: Manifest) -> Changes:
+        return self._chosen(now).changes_since(self._chosen(old))
+
+    def to_json(self) -> JSON:
+        return {"globs": list(self.globs)}
+
+    def without_files(self, manifest: Manifest) -> list[str]:
+        """The patterns that choose no file: what they were meant to choose is no input, whatever becomes of it."""
+        from pathspec import GitIgnoreSpec
+
+        alone = {text: GitIgnoreSpec.from_lines([text]) for text in self.globs if not text.startswith(("!", "#"))}
+        return [text for text, pattern in alone.items() if not any(map(pattern.match_file, manifest.entries))]
+
+    def _chosen(self, manifest: Manifest) -> Manifest:
+        from pathspec import GitIgnoreSpec
+
+        chosen = GitIgnoreSpec.from_lines(self.globs)
+        return Manifest({path: entry for path, entry in manifest.entries.items() if chosen.match_file(path)})
+
+
+@dataclass(frozen=True)
+class Used:
+    """What the command was seen to use: ``files``, and ``folders`` in which something happened ("" is the root).
+
+    A used file counts with its content, type and executable bit. A folder counts with the names of what was sent in it,
+    and the types, executable bits and link targets of that: so new, removed and renamed files count where the command
+    could have noticed them. So do the folders above a used file, and each link wherever it is: to follow or to read one
+    leaves no event (https://man7.org/linux/man-pages/man7/inotify.7.html).
+    """
+
+    files: frozenset[str] = field(default_factory=frozenset)
+    folders: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(cls, files: Iterable[str], folders: Iterable[str], sent: Manifest) -> Used:
+        """Of what was seen, what had been sent; with the folders that lead to it."""
+        used = {path for path in files if path in sent.entries}
+        used |= {path for path, entry in sent.entries.items() if entry.kind == "link"}
+        known = {folder for folder in folders if folder in sent.listings}
+        seen = {path for path in used if sent.entries[path].kind != "link"} | known
+        above = {path[: max(path.rfind("/", 0, end), 0)] for path in seen for end in _ends(path)}
+        return cls(frozenset(used), frozenset(known | above))
+
+    def changes(self, old: Manifest, now: Manifest) -> Changes:
+        changed, removed = set(), set()
+        for path in self.files:
+            entry = now.entries.get(path)
+            if entry is None:
+                removed.add(path)
+            elif entry != old.entries.get(path):
+                changed.add(path)
+        added: set[str] = set()
+        for folder in self.folders:
+            before, after = (manifest.listings.get(folder, {}) for manifest in (old, now))
+            if before != after:
+                top = f"{folder}/" if folder else ""
+                added.update(top + name for name in after.keys() - before.keys())
+                removed.update(top + name for name in before.keys() - after.keys())
+                changed.update(top + name for name in after.keys() & before.keys() if after[name] != before[name])
+        return Changes(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed)))
+
+    def to_json(self) -> JSON:
+        return {"files": sorted(self.files), "folders": sorted(self.folders)}
+
+
+Inputs = Whole | Matching | Used
+
+
+def inputs_from_json(value: object) -> Inputs:
+    """Raises ``ValueError`` for anything that the ``to_json`` of none of them writes."""
+    match value:
+        case {"all": True, "why": str(why)}:
+            return Whole(why)
+        case {"globs": list(globs)} if _are_texts(globs):
+            return Matching(tuple(globs))
+        case {"files": list(files), "folders": list(folders)} if _are_texts(files) and _are_texts(folders):
+            return Used(frozenset(files), frozenset(folders))
+    raise ValueError("not the inputs of a checkpoint")
+
+
+def _are_texts(values: list[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _ends(path: str) -> list[int]:
+    """Where the names in a path end."""
+    return [*(at for at, sign in enumerate(path) if sign == "/"), len(path)]
