@@ -1,0 +1,281 @@
+"""Random projects on a real engine: whatever is reused equals what a run without any cache makes.
+
+``STAGEBUILD_STEPS=20000 pytest tests/trace/test_nothing_old_is_reused.py -s`` looks further; ``STAGEBUILD_SEED`` says
+where to begin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
+
+from places import Place, WithoutCache, quoted, without_cache
+from readers import image_with_readers
+
+from pytest_stagebuild.engines.docker import DockerEngine
+
+STEPS_OF_ONE = 50
+STEPS = int(os.environ.get("STAGEBUILD_STEPS", "1000"))
+SEED = int(os.environ.get("STAGEBUILD_SEED", "1"))
+
+FILES = ("a", "d/b", "d/c", "e/f", "e/g/h", "e/g/i")
+LINKS = ("k", "d/l", "e/m")
+MADE = ("p", "d/q", "n/r", "e/g/s", "/out/t", "/out/u")
+TARGETS = ("a", "d", "d/b", "e/g", "b", "f", "../a", "nowhere")
+
+OUTLIVING = (
+    "setsid sh -c 'cat {x} >/tmp/early; echo >/tmp/done; exec sleep 300' >/dev/null 2>&1 & "
+    "until [ -s /tmp/done ]; do sleep 0.01; done; cat /tmp/early; rm -f /tmp/early /tmp/done"
+)
+
+READS = (
+    "cat {x}",
+    "cat {x} {y}",
+    "/tools/c {x}",
+    "/tools/rust {x}",
+    "/tools/reader.py mmap {x}",
+    "/tools/reader.py sendfile {x}",
+    "/tools/reader.py range {x}",
+    "/tools/reader.py noatime {x}",
+    "/tools/reader.py other {x}",
+    "sh {x}",
+    "./{x}",
+    "readlink {x}",
+    "ls {d}",
+    "ls -F {d}",
+    "grep -c 1 {x}",
+    # What can be noticed in a folder where something is used or listed.
+    "ls {d} >/dev/null; test -e {d}/c",
+    "ls {d} >/dev/null; test -x {d}/b; echo $?; test -L {d}/b",
+    "ls $(dirname {x}) >/dev/null; stat -c %F {x}",
+    "cat {x}; test -e $(dirname {x})/s && echo there",
+    "find {d} | sort",
+    "cd {d} && cat b f h 2>/dev/null",
+    OUTLIVING,
+)
+WRITES = (
+    "cp {x} {p}",
+    "cp -a {x} {p}",
+    "cp -l {x} {p} && cat {p}",
+    "cp -r {d} {p}",
+    "mv {x} {p}",
+    "mv {x} {y}",
+    "mv {d} {p}",
+    "mv -T {d} z && mv -T z {d}; cat {x}",
+    "ln {x} {p}",
+    "ln {x} /tmp/hard && cat /tmp/hard; rm -f /tmp/hard",
+    "ln -s {x} {p}; cat {p}",
+    "ln -sfn $PWD/{x} /out/absolute; cat /out/absolute",
+    "sed -i s/1/9/ {x}",
+    "echo more >>{x}",
+    "echo new >{p}",
+    "cat {x} >{p}",
+    "chmod +x {x}",
+    "chmod -x {x}",
+    "touch {x}",
+    "touch {p}",
+    "truncate -s 1 {x}",
+    "rm {x}",
+    "rm -r {d}",
+    "mkdir {p}",
+)
+
+
+def operations() -> st.SearchStrategy[str]:
+    """A shell command about some of the files, links and folders of a source, and what is made there."""
+    paths = st.sampled_from(FILES + LINKS + MADE[:4])
+    return st.builds(
+        str.format,
+        st.sampled_from(READS) | st.sampled_from(WRITES),
+        x=paths,
+        y=paths,
+        d=st.sampled_from(("d", "e", "e/g", ".", "k")),
+        p=st.sampled_from(MADE),
+    )
+
+
+class NothingOldIsReused(RuleBasedStateMachine):
+    """Each run, whatever it reuses, is compared with one that has no cache."""
+
+    make: Callable[[list[str], list[str]], Place]
+    reference: WithoutCache
+    seen: Counter[str]
+
+    @initialize(
+        install=st.lists(operations(), min_size=1, max_size=3),
+        build=st.lists(operations(), min_size=1, max_size=3),
+        files=st.sets(st.sampled_from(FILES), min_size=2),
+        links=st.dictionaries(st.sampled_from(LINKS), st.sampled_from(TARGETS), max_size=2),
+    )
+    def begin(self, install: list[str], build: list[str], files: set[str], links: dict[str, str]) -> None:
+        self.place = self.make(install, build)
+        self.branches: dict[str, Path] = {}
+        for path in sorted(files):
+            self.write(path, "1", executable=False)
+        for path, target in sorted(links.items()):
+            self.link(path, target)
+        self.changed = True
+
+    def _clear(self, path: str) -> Path:
+        """Make way for a file at this path."""
+        full = self.place.root / path
+        for above in reversed(full.relative_to(self.place.root).parents):
+            if (stands := self.place.root / above).is_symlink() or stands.is_file():
+                stands.unlink()
+        full.parent.mkdir(parents=True, exist_ok=True)
+        if full.is_dir() and not full.is_symlink():
+            shutil.rmtree(full)
+        full.unlink(missing_ok=True)
+        self.changed = True
+        return full
+
+    @rule(path=st.sampled_from(FILES + MADE[:4]), text=st.sampled_from("123"), executable=st.booleans())
+    def write(self, path: str, text: str, *, executable: bool) -> None:
+        full = self._clear(path)
+        full.write_text(f"#!/bin/sh\necho {text}\n")
+        full.chmod(0o755 if executable else 0o644)
+
+    @rule(path=st.sampled_from(FILES))
+    def edit(self, path: str) -> None:
+        full = self.place.root / path
+        if full.is_file() and not full.is_symlink():
+            full.write_text(full.read_text() + "echo more\n")
+            self.changed = True
+
+    @rule(path=st.sampled_from(FILES + LINKS + ("d", "e/g")))
+    def remove(self, path: str) -> None:
+        full = self.place.root / path
+        if os.path.lexists(full) and not (full.parent.is_symlink() and path.count("/")):
+            self._clear(path)
+
+    @rule(path=st.sampled_from(FILES), executable=st.booleans())
+    def set_the_executable_bit(self, path: str, *, executable: bool) -> None:
+        full = self.place.root / path
+        if full.is_file() and not full.is_symlink():
+            full.chmod(0o755 if executable else 0o644)
+            self.changed = True
+
+    @rule(one=st.sampled_from(FILES), other=st.sampled_from(FILES))
+    def rename(self, one: str, other: str) -> None:
+        full = self.place.root / one
+        if one != other and full.is_file() and not full.is_symlink():
+            content, mode = full.read_bytes(), full.stat().st_mode
+            self._clear(one)
+            target = self._clear(other)
+            target.write_bytes(content)
+            target.chmod(mode)
+
+    @rule(path=st.sampled_from((*LINKS, "a", "d/b", "e/g")), to=st.sampled_from(TARGETS))
+    def link(self, path: str, to: str) -> None:
+        self._clear(path).symlink_to(to)
+
+    @rule(path=st.sampled_from(("d", "e/g")))
+    def a_folder_becomes_a_file(self, path: str) -> None:
+        self._clear(path).write_text("1")
+
+    @rule(path=st.sampled_from(FILES))
+    def touch(self, path: str) -> None:
+        full = self.place.root / path
+        if full.is_file():
+            os.utime(full)
+
+    @rule(name=st.sampled_from(("main", "topic")))
+    def keep_a_branch(self, name: str) -> None:
+        kept = self.place.root.with_name(f"{self.place.root.name}-{name}")
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.place.root, kept, symlinks=True, ignore=shutil.ignore_patterns(".stagebuild"))
+        self.branches[name] = kept
+
+    @rule(name=st.sampled_from(("main", "topic")))
+    def switch_to_a_branch(self, name: str) -> None:
+        if name in self.branches:
+            for one in self.place.root.iterdir():
+                if one.name != ".stagebuild":
+                    shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
+            shutil.copytree(self.branches[name], self.place.root, symlinks=True, dirs_exist_ok=True)
+            self.changed = True
+
+    @rule()
+    def lose_the_lockfile(self) -> None:
+        shutil.rmtree(self.place.root / ".stagebuild", ignore_errors=True)
+        self.changed = True
+
+    @rule(number=st.integers(0, 3))
+    def lose_a_checkpoint(self, number: int) -> None:
+        images = self.place.images()
+        if images:
+            self.place.engine.remove_image(images[number % len(images)])
+            self.changed = True
+
+    @precondition(lambda self: self.changed)
+    @rule()
+    def run(self) -> None:
+        self.changed = False
+        outcomes, served = self.place.served()
+        self.seen.update(f"{stage} {outcome}" for stage, outcome in outcomes.items())
+        assert served == self.reference.makes(self.place), outcomes
+
+    def teardown(self) -> None:
+        if hasattr(self, "place"):
+            self.place.forget()
+            for folder in (self.place.root, *self.branches.values()):
+                shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerEngine]:
+    engine = DockerEngine.connect()
+    yield engine
+    engine.close()
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_whatever_is_reused_equals_what_a_run_without_a_cache_makes(
+    engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    seen: Counter[str] = Counter()
+    with image_with_readers(engine) as image, without_cache(engine, image) as reference:
+
+        class Machine(NothingOldIsReused):
+            def __init__(self) -> None:
+                super().__init__()
+                self.reference, self.seen = reference, seen
+
+            def make(self, install: list[str], build: list[str]) -> Place:
+                seen["projects"] += 1
+                root = tmp_path / f"trace-{uuid.uuid4().hex[:12]}"
+                return Place(root, engine, image.id, quoted(install, "/out/install"), quoted(build, "/out/build"))
+
+        for number in range(SEED, SEED + max(1, STEPS // 1000)):
+            print(f"seed {number}: {min(STEPS, 1000)} steps", flush=True)
+            run_state_machine_as_test(
+                seed(number)(Machine),
+                settings=settings(
+                    max_examples=min(STEPS, 1000) // STEPS_OF_ONE,
+                    stateful_step_count=STEPS_OF_ONE,
+                    derandomize=False,
+                    database=None,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                    phases=(Phase.generate, Phase.shrink),
+                ),
+            )
+            print(dict(sorted(seen.items())), flush=True)
+    assert seen["install cached"], seen
+    assert seen["build cached"], seen
+    assert seen["build ran"], seen
