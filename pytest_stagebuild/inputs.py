@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_stagebuild.source.manifest import Changes, Manifest
+from pytest_stagebuild.source.manifest import Changes, Manifest, folders_above, shown
 
 JSON = Mapping[str, object]
 
@@ -18,6 +18,9 @@ class Whole:
 
     def changes(self, old: Manifest, now: Manifest) -> Changes:
         return now.changes_since(old)
+
+    def describe(self, sent: Manifest) -> str:
+        return f"all {len(sent.entries)} files" + (f" ({self.why})" if self.why else "")
 
     def to_json(self) -> JSON:
         return {"all": True, "why": self.why}
@@ -34,6 +37,9 @@ class Matching:
 
     def changes(self, old: Manifest, now: Manifest) -> Changes:
         return self._chosen(now).changes_since(self._chosen(old))
+
+    def describe(self, sent: Manifest) -> str:
+        return f"{len(self._chosen(sent).entries)} of {len(sent.entries)} files, which match {', '.join(self.globs)}"
 
     def to_json(self) -> JSON:
         return {"globs": list(self.globs)}
@@ -93,6 +99,15 @@ class Used:
                 changed.update(top + name for name in after.keys() & before.keys() if after[name] != before[name])
         return Changes(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed)))
 
+    def describe(self, sent: Manifest) -> str:
+        said = f"{len(self.files)} of {len(sent.entries)} files"
+        if self.files:
+            said += f": {', '.join(_grouped(self.files, sent))}"
+        if self.folders:
+            names = [f"{shown(folder)}/" if folder else "./" for folder in sorted(self.folders)]
+            said += f"; the names in {', '.join(names)}"
+        return said
+
     def to_json(self) -> JSON:
         return {"files": sorted(self.files), "folders": sorted(self.folders)}
 
@@ -110,6 +125,18 @@ def inputs_from_json(value: object) -> Inputs:
         case {"files": list(files), "folders": list(folders)} if _are_texts(files) and _are_texts(folders):
             return Used(frozenset(files), frozenset(folders))
     raise ValueError("not the inputs of a checkpoint")
+
+
+def _grouped(files: frozenset[str], sent: Manifest) -> list[str]:
+    """The files, with each folder of which all are among them in their place."""
+    parts = sorted(sent.entries.keys() - files)
+    mixed = {above for path in parts for above in folders_above(path)}
+    groups: dict[str, int] = {}
+    for path in sorted(files):
+        whole = next((folder for folder in folders_above(path) if folder not in mixed), None)
+        group = f"{whole}/" if whole else path
+        groups[group] = groups.get(group, 0) + 1
+    return [f"{shown(group)} ({count})" if group.endswith("/") else shown(group) for group, count in groups.items()]
 
 
 def _are_texts(values: list[object]) -> bool:

@@ -25,13 +25,16 @@ _PULL_EVERY: Final = 5.0
 class LiveView:
     """An observer that writes to pytest's terminal.
 
-    ``stream`` passes the commands' output on as it comes; otherwise, on a terminal, the running stage shows its elapsed
-    time and the last line of its output. Everything is written between the reports of pytest, never into one.
+    With a ``verbosity`` above 0 it tells what the stages depend on, and below 0 it is silent. ``stream`` passes the
+    commands' output on as it comes; otherwise, on a terminal, the running stage shows its elapsed time and the last
+    line of its output. Everything is written between the reports of pytest, never into one.
     """
 
-    def __init__(self, reporter: pytest.TerminalReporter, *, stream: bool, quiet: bool) -> None:
+    def __init__(self, reporter: pytest.TerminalReporter, *, stream: bool, verbosity: int) -> None:
+        quiet = verbosity < 0
         self._reporter = reporter
         self._stream = stream
+        self._detailed = verbosity > 0
         self._quiet = quiet
         self._moving = reporter.isatty and not stream and not quiet
         self._lock = threading.RLock()
@@ -94,6 +97,8 @@ class LiveView:
             said += f", {result.failure.cause}" if result.failure else ""
             said += f", {result.checkpoint}" if result.checkpoint else ""
         self._line(said)
+        if self._detailed and result.depends_on:
+            self._line(f"{result.stage}: depends on {result.depends_on}")
 
     def begin(self) -> None:
         """Something else may have been written since the last line."""

@@ -276,7 +276,9 @@ class Pipeline:
         self._observer.step(stage.name, "recorded")
         self._observer.checkpoint_made(run.checkpoint)
         self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
-        return attempt.succeeded(checkpoint=run.checkpoint, notes=notes)
+        return replace(
+            attempt.succeeded(checkpoint=run.checkpoint, notes=notes), depends_on=run.inputs.describe(run.sent)
+        )
 
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
         stage = attempt.stage
@@ -321,7 +323,14 @@ class Pipeline:
             )
         if outcome == "forced" and (changes := found.record.changes(self.tree.manifest)):
             notes.append(f"{found.checkpoint} is used as it is, though changed since: {describe_changes(changes)}")
-        return StageResult(stage.name, stage.command, outcome, checkpoint=found.checkpoint, notes=tuple(notes))
+        return StageResult(
+            stage.name,
+            stage.command,
+            outcome,
+            checkpoint=found.checkpoint,
+            notes=tuple(notes),
+            depends_on=found.record.inputs.describe(found.record.manifest),
+        )
 
     def _shared(self, stage: Stage, result: StageResult) -> StageResult | None:
         """What another process of this run made of a stage, unless the engine has lost it since."""

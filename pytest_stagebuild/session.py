@@ -194,7 +194,7 @@ class StagebuildSession:
         observers: list[Observer] = [_Hooks(self._config)]
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._worker is None:
-            self._live = LiveView(reporter, stream=self.streams, quiet=self._config.get_verbosity() < 0)
+            self._live = LiveView(reporter, stream=self.streams, verbosity=self._config.get_verbosity())
             observers.append(self._live)
         return _All(observers)
 

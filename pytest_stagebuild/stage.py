@@ -69,7 +69,8 @@ class StageResult:
     """What became of a stage.
 
     ``duration`` is in seconds. ``reason`` says why it ran ("first run", "setup.py changed") or, for a skipped one,
-    what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100").
+    what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100"). ``depends_on``
+    tells what of the source its checkpoint depends on ("2 of 9 files: a.py, b.py").
     """
 
     stage: StageName
@@ -81,6 +82,7 @@ class StageResult:
     failure: Failure | None = None
     log: Path | None = None
     notes: tuple[str, ...] = ()
+    depends_on: str = ""
 
 
 @dataclass(frozen=True)

@@ -180,11 +180,8 @@ class DockerBeside:
             line, _, self._printed["stdout"] = self._printed["stdout"].partition(b"\n")
         return line.decode(errors="replace")
 
-    def ending(self) -> str:
-        words = self._printed["stderr"].decode(errors="replace").strip()
-        if words or not self._execution.over:
-            return words.rpartition("\n")[2] or "it did not answer in time"
-        return "somebody ended it"
+    def complaint(self) -> str:
+        return self._printed["stderr"].decode(errors="replace").strip().rpartition("\n")[2]
 
     def close(self) -> None:
         self._execution.close()

@@ -94,8 +94,8 @@ class Beside(Protocol):
     def line(self, timeout: float) -> str | None:
         """The next line that it prints; None when it has ended, or prints none within ``timeout`` seconds."""
 
-    def ending(self) -> str:
-        """What it says of its end, or what is to be said of it, once :meth:`line` has given None."""
+    def complaint(self) -> str:
+        """The last line of what it has written to its standard error."""
 
 
 class Sandbox(Protocol):

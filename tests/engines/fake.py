@@ -287,5 +287,5 @@ class FakeWatcher:
         folders = {posixpath.dirname(path) for path in used} | {path for path in used if path not in files}
         return json.dumps({"files": files, "folders": sorted("" if folder == "." else folder for folder in folders)})
 
-    def ending(self) -> str:
+    def complaint(self) -> str:
         return "there is no Python in the image"

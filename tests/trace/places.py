@@ -95,6 +95,16 @@ class Place:
             "inputs"
         ]
 
+    def notes(self) -> list[str]:
+        """What the last run had to say."""
+        assert self.report
+        return list(self.report.notes)
+
+    def checkpoints(self) -> list[str]:
+        """The checkpoints of the last run."""
+        assert self.report
+        return [str(result.checkpoint) for result in self.report.results]
+
     def images(self) -> list[str]:
         """The images of its checkpoints, those that others stand on last."""
         found = self.engine.images_with({"pytest-stagebuild.project": self.root.name})

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-
-sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
-
 from places import Place, WithoutCache, quoted, without_cache
-from readers import image_with_readers
 
 from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.protocol import StoredImage
 
 STEPS_OF_ONE = 50
 STEPS = int(os.environ.get("STAGEBUILD_STEPS", "1000"))
@@ -234,22 +230,14 @@ class NothingOldIsReused(RuleBasedStateMachine):
                 shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[DockerEngine]:
-    engine = DockerEngine.connect()
-    yield engine
-    engine.close()
-
-
-@pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_whatever_is_reused_equals_what_a_run_without_a_cache_makes(
-    engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: DockerEngine, image_of_readers: StoredImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: Counter[str] = Counter()
-    with image_with_readers(engine) as image, without_cache(engine, image) as reference:
+    with without_cache(engine, image_of_readers) as reference:
 
         class Machine(NothingOldIsReused):
             def __init__(self) -> None:
@@ -259,7 +247,9 @@ def test_whatever_is_reused_equals_what_a_run_without_a_cache_makes(
             def make(self, install: list[str], build: list[str]) -> Place:
                 seen["projects"] += 1
                 root = tmp_path / f"trace-{uuid.uuid4().hex[:12]}"
-                return Place(root, engine, image.id, quoted(install, "/out/install"), quoted(build, "/out/build"))
+                return Place(
+                    root, engine, image_of_readers.id, quoted(install, "/out/install"), quoted(build, "/out/build")
+                )
 
         for number in range(SEED, SEED + max(1, STEPS // 1000)):
             print(f"seed {number}: {min(STEPS, 1000)} steps", flush=True)

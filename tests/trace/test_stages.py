@@ -1,0 +1,233 @@
+"""Traced stages on a real engine: what a checkpoint depends on, on each kind of image, however its files are used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from alpine import alpine_image
+from places import Place
+
+from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.protocol import StoredImage
+
+NewPlace = Callable[..., Place]
+
+BUSYBOX = ("sh", "cat", "rm", "true", "ls", "kill", "sleep")
+ENDED = "the watcher ended before it had reported"
+NO_PYTHON = "there is no Python in the image"
+
+
+@pytest.fixture(scope="session")
+def alpine(
+    engine: DockerEngine, python_image: StoredImage, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StoredImage]:
+    with alpine_image(engine, python_image, tmp_path_factory.mktemp("alpine")) as image:
+        yield image
+
+
+def changed(image: StoredImage, engine: DockerEngine, command: str, name: str) -> StoredImage:
+    """The image after root has run a command on it."""
+    with engine.sandbox(image, labels={}, network=False, life=60) as sandbox:
+        sandbox.start()
+        assert sandbox.run(command, cwd="/", env={}, timeout=60, output=lambda *_: None, user="root").code == 0
+        return sandbox.commit(f"stagebuild-test/trace-{name}", {})
+
+
+def fill(place: Place) -> None:
+    for path, text in {"used.txt": "1", "pkg/used.py": "2", "pkg/other.py": "3", "tests/test_it.py": "4"}.items():
+        (place.root / path).parent.mkdir(exist_ok=True)
+        (place.root / path).write_text(text)
+
+
+USES = {"install": "cat used.txt >/out.txt", "build": "cat pkg/used.py >/built.txt"}
+
+
+def test_a_stage_depends_on_what_its_command_used(new_place: NewPlace, python_image: StoredImage) -> None:
+    place = new_place(python_image, **USES)
+    fill(place)
+    assert place.run() == {"install": "ran: first run", "build": "ran: first run"}
+    assert place.inputs("install") == {"files": ["used.txt"], "folders": [""]}
+    assert place.inputs("build") == {"files": ["pkg/used.py"], "folders": ["", "pkg"]}
+    (place.root / "pkg/other.py").write_text("changed")
+    (place.root / "tests/test_it.py").write_text("changed")
+    assert place.run() == {"install": "cached", "build": "cached"}
+    (place.root / "pkg/used.py").write_text("changed")
+    assert place.run() == {"install": "cached", "build": "ran: pkg/used.py changed"}
+    (place.root / "used.txt").write_text("changed")
+    assert place.run() == {"install": "ran: used.txt changed", "build": "ran: deps-installed is new"}
+
+
+def test_the_newest_of_several_checkpoints_whose_inputs_match_is_reused(
+    new_place: NewPlace, python_image: StoredImage
+) -> None:
+    place = new_place(python_image, **USES)
+    fill(place)
+    made = {}
+    for text in ("one", "two"):
+        (place.root / "used.txt").write_text(text)
+        place.run()
+        made[text] = place.checkpoints()
+    for text in ("one", "two", "one"):
+        (place.root / "used.txt").write_text(text)
+        assert place.run() == {"install": "cached", "build": "cached"}
+        assert place.checkpoints() == made[text]
+
+
+def test_a_lost_lockfile_costs_no_trace(new_place: NewPlace, python_image: StoredImage) -> None:
+    place = new_place(python_image, **USES)
+    fill(place)
+    place.run()
+    shutil.rmtree(place.root / ".stagebuild")
+    (place.root / "pkg/other.py").write_text("changed")
+    assert place.run() == {"install": "cached", "build": "cached"}
+    (place.root / "pkg/used.py").write_text("changed")
+    assert place.run() == {"install": "cached", "build": "ran: pkg/used.py changed"}
+
+
+def test_a_plan_names_the_file_that_makes_a_stage_run(new_place: NewPlace, python_image: StoredImage) -> None:
+    place = new_place(python_image, **USES)
+    fill(place)
+    place.run()
+    (place.root / "pkg/used.py").write_text("changed")
+    assert [(one.reuse is not None, one.reason) for one in place.plan()] == [
+        (True, ""),
+        (False, "pkg/used.py changed"),
+        (False, "every time"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        "cat {}",
+        "cp {} /out/copy",
+        "cp -a {} /out/copy",
+        "cp -l {} linked",
+        "mv {} moved",
+        "ln {} linked",
+        "ln {} /tmp/linked; cat /tmp/linked",
+        "/tools/c {}",
+        "/tools/rust {}",
+        "/tools/reader.py mmap {}",
+        "/tools/reader.py sendfile {}",
+        "/tools/reader.py range {}",
+        "/tools/reader.py noatime {}",
+        "/tools/reader.py other {}",
+        "sh {}",
+        "chmod +x {}; ./{}",
+        "sed -i s/1/2/ {}",
+        "echo >>{}",
+        "truncate -s 0 {}",
+        "rm {}",
+        "ln -s $PWD/pkg /tmp/through; cat /tmp/through/used.py",
+        "cd pkg; exec cat used.py",
+        "setsid sh -c 'sleep 0.1; cat {} >/out/late; sleep 300' >/dev/null 2>&1 & sleep 0.3",
+    ],
+)
+@pytest.mark.parametrize("stage", ["install", "build"])
+def test_every_way_of_using_a_file_counts(
+    new_place: NewPlace, image_of_readers: StoredImage, reader: str, stage: str
+) -> None:
+    # In build the files are in a lower layer of the file system.
+    place = new_place(image_of_readers, **{stage: f"umask 0; {reader.format('pkg/used.py', 'pkg/used.py')}; :"})
+    fill(place)
+    (place.root / "pkg/used.py").write_text("#!/bin/sh\n: 1\n")
+    place.run()
+    assert "pkg/used.py" in place.inputs(stage)["files"]
+    assert {"used.txt", "pkg/other.py", "tests/test_it.py"}.isdisjoint(place.inputs(stage)["files"])
+
+
+@pytest.mark.parametrize("stage", ["install", "build"])
+def test_a_command_that_uses_nothing_depends_on_nothing(
+    new_place: NewPlace, python_image: StoredImage, stage: str
+) -> None:
+    place = new_place(python_image)
+    fill(place)
+    place.run()
+    assert place.inputs(stage) == {"files": [], "folders": []}
+    for path in ("used.txt", "new.txt", "stagebuild.toml"):
+        with (place.root / path).open("a") as file:
+            file.write("\n")
+    assert place.run() == {"install": "cached", "build": "cached"}
+
+
+def test_what_is_read_after_the_command_has_ended_counts_too(new_place: NewPlace, python_image: StoredImage) -> None:
+    reader = "while :; do cat used.txt; sleep 0.01; done"
+    place = new_place(python_image, install=f"setsid sh -c '{reader}' >/dev/null 2>&1 & cat pkg/used.py")
+    fill(place)
+    place.run()
+    assert place.inputs("install")["files"] == ["pkg/used.py", "used.txt"]
+
+
+def test_alpine_is_traced(new_place: NewPlace, alpine: StoredImage) -> None:
+    place = new_place(alpine, **USES)
+    fill(place)
+    place.run()
+    assert place.notes() == []
+    assert place.inputs("install") == {"files": ["used.txt"], "folders": [""]}
+    assert place.inputs("build") == {"files": ["pkg/used.py"], "folders": ["", "pkg"]}
+
+
+def test_an_image_with_a_user_is_traced(new_place: NewPlace, engine: DockerEngine, python_image: StoredImage) -> None:
+    image = changed(python_image, engine, "useradd -m app; mkdir -m 777 /made", "user")
+    made = engine._connection.patient.create_container(image.id, "true")
+    try:
+        committed = engine._connection.patient.commit(made["Id"], conf={"User": "app"})
+        place = new_place(
+            engine.find_image(committed["Id"]), install="cat used.txt >/made/out", build="cp pkg/used.py x"
+        )
+        fill(place)
+        place.run()
+        assert place.notes() == []
+        assert place.inputs("install") == {"files": ["used.txt"], "folders": [""]}
+        assert place.inputs("build") == {"files": ["pkg/used.py"], "folders": ["", "pkg"]}
+        place.forget()
+    finally:
+        engine._connection.patient.remove_container(made["Id"])
+        engine.remove_image(committed["Id"])
+        engine.remove_image(image.id)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        ("rm -f /usr/bin/python* /usr/local/bin/python*", NO_PYTHON),
+        ("rm -rf /usr/lib/python3*/ctypes", "ModuleNotFoundError: No module named 'ctypes'"),
+        ("printf '#!/bin/sh\\nexit 1\\n' >/usr/bin/python3; rm -f /usr/local/bin/python3", ENDED),
+    ],
+)
+def test_where_nothing_can_watch_everything_is_an_input_and_the_run_says_so_once(
+    new_place: NewPlace, engine: DockerEngine, python_image: StoredImage, spoilt: str, why: str
+) -> None:
+    image = changed(python_image, engine, spoilt, "spoilt")
+    place = new_place(image, **USES)
+    fill(place)
+    place.run()
+    [note] = place.notes()
+    assert note == f"the whole source is the input of a stage that was not traced: {why}"
+    assert place.inputs("install") == {"all": True, "why": why}
+    (place.root / "tests/test_it.py").write_text("changed")
+    assert place.run() == {"install": "ran: tests/test_it.py changed", "build": "ran: deps-installed is new"}
+    place.forget()
+    engine.remove_image(image.id)
+
+
+def test_a_command_that_kills_everything_is_not_traced(new_place: NewPlace, python_image: StoredImage) -> None:
+    # The shell's own `kill` spares the shell, and so the command succeeds.
+    place = new_place(python_image, install="cat used.txt; kill -9 -1; true")
+    fill(place)
+    assert place.run() == {"install": "ran: first run", "build": "ran: first run"}
+    assert place.inputs("install") == {"all": True, "why": ENDED}
+    assert place.inputs("build") == {"files": [], "folders": []}
+
+
+def test_a_command_that_goes_on_starting_others_is_ended_all_the_same(
+    new_place: NewPlace, python_image: StoredImage
+) -> None:
+    again = "f() { (f; sleep 0.2) & sleep 0.1; f; }; f"
+    place = new_place(python_image, install=f"setsid sh -c '{again}' >/dev/null 2>&1 & sleep 0.2")
+    fill(place)
+    assert place.run() == {"install": "ran: first run", "build": "ran: first run"}
+    assert any("left running" in note for note in place.notes())
