@@ -47,7 +47,8 @@ def resolve_base(
         try:
             image = engine.pull_image(reference, observer.pulling)
         except ImageUnavailable as error:
-            notes.append(f"{reference} could not be pulled anew, and the image that is here is used: {error}")
+            words = str(error).partition("\n")[0].rpartition("could not pull it: ")[2]
+            notes.append(f"{reference} was not pulled anew, and the image that is here is used: {words}")
     known = lockfile.read().bases.get(engine.identity, {})
     if known.get(image.identity) != image.id:
         lockfile.update(lambda index: index.with_base(engine.identity, image.identity, image.id))

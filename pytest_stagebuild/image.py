@@ -93,7 +93,7 @@ class Image:
         self._on_derived = on_derived
 
     def __repr__(self) -> str:
-        return f"<Image {self.stage} {self.uuid[:8]}>"
+        return f"<Image {self.stage} {self.uuid.removeprefix('sha256:')[:8]}>"
 
     def run(
         self,

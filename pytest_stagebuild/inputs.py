@@ -64,8 +64,8 @@ class Used:
 
     A used file counts with its content, type and executable bit. A folder counts with the names of what was sent in it,
     and the types, executable bits and link targets of that: so new, removed and renamed files count where the command
-    could have noticed them. So do the folders above a used file, and each link wherever it is: to follow or to read one
-    leaves no event (https://man7.org/linux/man-pages/man7/inotify.7.html).
+    could have noticed them. So do the root, the folders above a used file, and each link wherever it is: to look for a
+    file, and to follow or read a link, leaves no event (https://man7.org/linux/man-pages/man7/inotify.7.html).
     """
 
     files: frozenset[str] = field(default_factory=frozenset)
@@ -79,7 +79,7 @@ class Used:
         known = {folder for folder in folders if folder in sent.listings}
         seen = {path for path in used if sent.entries[path].kind != "link"} | known
         above = {path[: max(path.rfind("/", 0, end), 0)] for path in seen for end in _ends(path)}
-        return cls(frozenset(used), frozenset(known | above))
+        return cls(frozenset(used), frozenset(known | above | {""}))
 
     def changes(self, old: Manifest, now: Manifest) -> Changes:
         changed, removed = set(), set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import PullProgress
-from pytest_stagebuild.output import clean_line
+from pytest_stagebuild.output import ForeignText, clean_line, fitted
 from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word
 
@@ -38,6 +38,7 @@ class LiveView:
         self._quiet = quiet
         self._moving = reporter.isatty and not stream and not quiet
         self._lock = threading.RLock()
+        self._foreign = ForeignText()
         self._status = ""
         self._on_new_line = False
         self._streamed = False
@@ -78,6 +79,7 @@ class LiveView:
         if self._stream:
             with self._lock:
                 self._begin_line(unless=self._streamed)
+                text = self._foreign.feed(text)
                 self._reporter.write(text, flush=True)
                 self._streamed, self._on_new_line = True, text.endswith("\n")
         elif self._moving:
@@ -89,6 +91,8 @@ class LiveView:
 
     def stage_finished(self, result: StageResult) -> None:
         self.stop()
+        if ended := self._foreign.end():
+            self._reporter.write(ended)
         said = f"{result.stage}: {outcome_word(result.outcome)}"
         if result.outcome == "skipped":
             said += f", {result.reason}"
@@ -132,7 +136,7 @@ class LiveView:
     def _show(self, text: str) -> None:
         with self._lock:
             self._begin_line()
-            self._status = text[: max(20, shutil.get_terminal_size().columns - 1)]
+            self._status = fitted(text, max(20, shutil.get_terminal_size().columns - 1))
             _write_past_pytest(self._status)
             self._on_new_line = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -90,7 +91,7 @@ class Lockfile:
     def read(self) -> Index:
         """The index as it stands, together with what this run added and could not write."""
         try:
-            data = self.path.read_bytes()
+            data = _read(self.path)
         except FileNotFoundError:
             return self._remembered
         except OSError as error:
@@ -150,6 +151,12 @@ class Lockfile:
     def _warn(self, message: str) -> None:
         if message not in self.warnings:
             self.warnings.append(message)
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")  # a FIFO would be waited for
+    return path.read_bytes()
 
 
 _SUFFIX: Final = ".tmp"

@@ -256,6 +256,58 @@ def clean_line(line: str) -> str:
     return line.rstrip()
 
 
+class ForeignText:
+    """Text of a command for a terminal that is not the command's own.
+
+    Colours stay; what changes the terminal itself, or writes elsewhere on it, goes. A code may come in pieces.
+    """
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._coloured = False
+
+    def feed(self, text: str) -> str:
+        """What of it is to be shown now."""
+        text = self._rest + text
+        begun = max(text.rfind("\x1b"), text.rfind("\x9b"))
+        whole = begun < 0 or len(text) - begun > _LONGEST_CODE or _is_whole(text[begun:])
+        self._rest = "" if whole else text[begun:]
+        text = _ESCAPE_CODE.sub(self._colour, text if whole else text[:begun])
+        kept = (c for c in text if c in "\n\r\t\b\x1b" or unicodedata.category(c) != "Cc")
+        return text if text.isprintable() else "".join(kept)
+
+    def end(self) -> str:
+        """What gives the terminal its own colours back."""
+        ended, self._coloured, self._rest = "\x1b[0m" if self._coloured else "", False, ""
+        return ended
+
+    def _colour(self, code: re.Match[str]) -> str:
+        if _COLOUR.fullmatch(code[0]) is None:
+            return ""
+        self._coloured = True
+        return code[0]
+
+
+def _is_whole(code: str) -> bool:
+    """Whether an escape code has come to its end; of ``[`` and what begins a string, more is to come."""
+    found = _ESCAPE_CODE.match(code)
+    return found is not None and not (len(found[0]) == 2 and found[0][1] in "[]PX^_")
+
+
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
+_LONGEST_CODE: Final = 4096
+
+
+def fitted(text: str, cells: int) -> str:
+    """As much of a line as goes into so many cells of a terminal: https://www.unicode.org/reports/tr11/."""
+    for end, character in enumerate(text):
+        wide = unicodedata.east_asian_width(character) in "WF"
+        cells -= 0 if unicodedata.combining(character) else 1 + wide
+        if cells < 0:
+            return text[:end]
+    return text
+
+
 def _without_backspaces(line: str) -> str:
     kept: list[str] = []
     for character in line:

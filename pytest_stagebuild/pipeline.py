@@ -410,8 +410,7 @@ class Pipeline:
 
 def prune_checkpoints(settings: Settings, engine: Engine, lockfile: Lockfile) -> str:
     """Remove the checkpoints beyond those to be kept, and say which they were; empty where there were none."""
-    removed = _store(settings, engine, lockfile).prune(settings.keep)
-    return f"pruned {len(removed)} checkpoints: {', '.join(str(one) for one in removed)}" if removed else ""
+    return str(_store(settings, engine, lockfile).prune(settings.keep))
 
 
 def _store(settings: Settings, engine: Engine, lockfile: Lockfile) -> CheckpointStore:

@@ -60,6 +60,10 @@ def pytest_load_initial_conftests(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    if config.option.stagebuild_plan and config.option.stagebuild_source is None:
+        raise pytest.UsageError(
+            "--stagebuild-plan needs --stagebuild-source: pytest --stagebuild-source=. does it here"
+        )
     if config.option.stagebuild_source is not None:
         from pytest_stagebuild.staged_run import StagedRun
         from pytest_stagebuild.takeover import neutralise_xdist

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_stagebuild.attempt import NO_TESTS_COLLECTED
-from pytest_stagebuild.errors import StagebuildError
+from pytest_stagebuild.errors import ConfigurationError, StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
@@ -36,6 +36,7 @@ class StagedRun:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with _as_usage_error():
+            _refuse_without_meaning(self._config)
             check_reaches(self._selection, self._stagebuild.settings.stages["test"].command)
             if not self._config.option.collectonly:
                 _ = self._stagebuild.pipeline
@@ -85,8 +86,8 @@ class StagedRun:
         with _as_usage_error():
             lines = plan(pipeline.plan(), pipeline.base().base.reference)
         if (reporter := self._config.pluginmanager.get_plugin("terminalreporter")) is not None:
-            for line in lines:
-                reporter.write_line(line.text)
+            for text in (*(line.text for line in lines), *(f"note: {note}" for note in pipeline.report().notes)):
+                reporter.write_line(text)
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -194,3 +195,16 @@ def _as_usage_error() -> Iterator[None]:
         yield
     except StagebuildError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+_WITHOUT_MEANING = {"usepdb": "--pdb", "trace": "--trace", "stepwise": "--stepwise"}
+
+
+def _refuse_without_meaning(config: pytest.Config) -> None:
+    """Options that would act on the stages, while whoever typed them means the tests inside the container."""
+    for option, name in _WITHOUT_MEANING.items():
+        if config.getoption(option, default=False):
+            raise ConfigurationError(
+                f"{name} does not reach the tests in the container: leave it out, or run pytest without "
+                "--stagebuild-source"
+            )

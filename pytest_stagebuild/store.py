@@ -46,6 +46,23 @@ class Missed:
     reason: str
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """The checkpoints whose images were removed, and those that were left to another worktree, which uses them."""
+
+    removed: list[Checkpoint]
+    left: list[Checkpoint]
+
+    def __str__(self) -> str:
+        """What a run says of it; empty where nothing was pruned."""
+        said = []
+        if self.removed:
+            said.append(f"pruned {len(self.removed)} checkpoints: {', '.join(map(str, self.removed))}")
+        if self.left:
+            said.append(f"left to another worktree, which uses them: {', '.join(map(str, self.left))}")
+        return "; ".join(said)
+
+
 class CheckpointStore:
     """All checkpoints of one project on one engine, as one source tree sees them.
 
@@ -117,11 +134,11 @@ class CheckpointStore:
             record = image and (self._state.record(checkpoint.uuid) or self._read_record(image, checkpoint.uuid))
             if image and record:
                 return Found(self._touched(checkpoint), record, image)
-            self._forget(checkpoint)
-        remaining = self._lockfile.read().under(self._engine.identity)
+        known = self._lockfile.read().under(self._engine.identity)
+        remaining = [one for one in known if self._image_of(one)]
         if candidates:
             problem = f"the image of {candidates[0]} is gone"
-        elif any(one.name == wanted for one in remaining):
+        elif any(one.name == wanted for one in known):
             problem = "none was made with this command, environment and base image; a UUID means one as it is"
         else:
             problem = "there is no such checkpoint"
@@ -178,23 +195,27 @@ class CheckpointStore:
         known = self._lockfile.read().under(self._engine.identity)
         return len(known), sum(one.size for one in known)
 
-    def prune(self, keep: int) -> list[Checkpoint]:
+    def prune(self, keep: int) -> Pruned:
         """Remove all but the ``keep`` most recently used checkpoints of each stage.
 
         What others build on stays, and what a run works with that goes on; what another worktree uses leaves this
         lockfile alone.
         """
         removed: list[Checkpoint] = []
+        left: list[Checkpoint] = []
         for stage in ("build", "install"):  # children first: an engine refuses to remove what something is built on
             known = self._lockfile.read().under(self._engine.identity, stage=stage)
             ours = [one for one in known if one.project == self._project]
             for checkpoint in sorted(ours, key=lambda one: one.used, reverse=True)[keep:]:
                 if self._held_by_others(checkpoint.uuid):
                     continue
-                if self._used_elsewhere(checkpoint.uuid) or self._engine.remove_image(checkpoint.image):
+                if self._used_elsewhere(checkpoint.uuid):
+                    self._forget(checkpoint)
+                    left.append(checkpoint)
+                elif self._engine.remove_image(checkpoint.image):
                     self._forget(checkpoint)
                     removed.append(checkpoint)
-        return removed
+        return Pruned(removed, left)
 
     def release(self) -> None:
         """The run is over: what it worked with may be pruned."""
@@ -334,4 +355,5 @@ def _choices(checkpoints: list[Checkpoint]) -> str:
         return (
             "There are no checkpoints of this source yet: run without --stagebuild-from, or with --stagebuild-from=base"
         )
-    return f"Those that exist: base, {_listed(checkpoints)}"
+    listed = "".join(f"\n  {one.name} {one.uuid}" for one in checkpoints)
+    return f"Those that exist:\n  base{listed}"

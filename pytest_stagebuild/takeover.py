@@ -84,7 +84,7 @@ def take_over(early_config: pytest.Config, parser: pytest.Parser, args: list[str
     if "cache_dir" not in names:
         # What failed in a run like this must not stand in the project's own cache, for its own `pytest --lf`.
         source = early_config.invocation_params.dir / str(before.stagebuild_source)
-        cache["cache_dir"] = str(source / ".stagebuild" / "pytest-cache")
+        cache["cache_dir"] = str(source.resolve() / ".stagebuild" / "pytest-cache")
     if any(name not in names and early_config.getini(name) for name in ("addopts", "testpaths")):
         raise _unknown_pytest()
 

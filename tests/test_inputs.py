@@ -33,7 +33,7 @@ def test_a_used_file_brings_the_folders_that_lead_to_it_and_every_link() -> None
 
 def test_what_was_not_sent_is_no_input() -> None:
     assert Used.of(["made.py", "pkg/made.py"], ["build", "pkg"], SENT).files == {"link"}
-    assert Used.of([], ["build", "build/lib"], SENT).folders == set()
+    assert Used.of([], ["build", "build/lib"], SENT).folders == {""}
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,14 @@ def test_a_folder_that_becomes_a_file_counts_where_its_name_was_seen() -> None:
         }
     )
     assert str(Used.of([], [""], SENT).changes(SENT, now)) == "tests changed"
-    assert not Used.of([], ["pkg/deep"], SENT).changes(SENT, SENT)
 
 
-def test_a_command_that_uses_nothing_depends_on_links_alone() -> None:
+def test_a_command_that_uses_nothing_depends_on_links_and_the_names_at_the_top() -> None:
     nothing = Used.of([], [], SENT)
-    assert not nothing.changes(SENT, Manifest({"link": Entry("link", "pkg"), "other": Entry("file", "o")}))
-    assert str(nothing.changes(SENT, Manifest({"link": Entry("link", "other")}))) == "link changed"
+    assert not nothing.changes(SENT, with_file("README.md", Entry("file", "new")))
+    assert not nothing.changes(SENT, with_file("pkg/new.py", Entry("file", "new")))
+    assert str(nothing.changes(SENT, with_file("new.md", Entry("file", "new")))) == "new.md added"
+    assert str(nothing.changes(SENT, with_file("link", Entry("link", "other")))) == "link changed"
 
 
 @pytest.mark.parametrize("inputs", [Whole(), Whole("no Python"), Matching(("*.py", "!a.py")), READS_A, Used()])

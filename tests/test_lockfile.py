@@ -185,3 +185,10 @@ def test_entries_are_found_by_engine_and_key_newest_first() -> None:
     index = Index({one.uuid: one for one in (old, new, other)})
     assert [one.uuid for one in index.under("engine-a", key="key")] == ["new", "old"]
     assert index.under("engine-a", key="another") == []
+
+
+def test_what_is_no_file_is_left_alone_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    lockfile = Lockfile(tmp_path / "lock")
+    assert lockfile.read() == Index()
+    assert "cannot be read (it is no file)" in lockfile.warnings[0]

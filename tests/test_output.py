@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_stagebuild.engines.protocol import Stream
-from pytest_stagebuild.output import Captured, StageLog
+from pytest_stagebuild.output import Captured, ForeignText, StageLog, fitted
 
 BYTES_OF_EVERY_KIND = bytes(range(256)) + b"\x1b[31mred\x1b[0m\r\n\xc3"
 
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_the_file_and_not_the_stage(log: StageLog) -> None:
 def test_much_output_takes_little_memory(tmp_path: Path) -> None:
     script = """
 import pathlib, re, sys
-from pytest_stagebuild.output import Captured, StageLog
+from pytest_stagebuild.output import Captured, ForeignText, StageLog, fitted
 log, captured = StageLog(pathlib.Path(sys.argv[1]), redact=["hunter2"], on_text=len), Captured()
 log.path.unlink()
 def peak():
@@ -238,3 +238,31 @@ def test_secrets_are_not_captured() -> None:
     captured.write("stdout", b"er2 and a hunt")
     captured.close()
     assert captured.text() == "a *** and a hunt"
+
+
+@given(
+    st.lists(st.sampled_from(("\x1b[31m", "\x1b[2J", "\x1b]0;t\x07", "\x9b5A", "text", "\r", "\n", "\x00", "é"))),
+    st.data(),
+)
+def test_foreign_text_is_the_same_however_it_comes(parts: list[str], data: st.DataObject) -> None:
+    text = "".join(parts) + "."
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
+    foreign = ForeignText()
+    shown = "".join(foreign.feed(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))
+    assert shown == "".join(part for part in parts if part not in ("\x1b[2J", "\x1b]0;t\x07", "\x9b5A", "\x00")) + "."
+    assert foreign.end() == ("\x1b[0m" if "\x1b[31m" in parts else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "cells", "kept"),
+    [
+        ("plain", 3, "pla"),
+        ("plain", 9, "plain"),
+        ("日本語", 5, "日本"),
+        ("日本語", 6, "日本語"),
+        ("e\u0301e", 1, "e\u0301"),
+        ("", 0, ""),
+    ],
+)
+def test_a_line_is_fitted_by_its_cells(text: str, cells: int, kept: str) -> None:
+    assert fitted(text, cells) == kept

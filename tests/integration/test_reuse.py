@@ -319,6 +319,19 @@ def test_a_checkpoint_that_another_worktree_made_can_be_resumed_from(new_project
     assert "though changed since: module.txt removed" in run.output
 
 
+def test_an_unknown_name_lists_the_checkpoints_whose_images_are_there(new_project, client):
+    project = new_project(**CHEAP)
+    project.stagebuild()
+    [build] = of_stage(project, "build")
+    [install] = of_stage(project, "install")
+    client.images.remove(project.checkpoints()[build]["image"], force=True)
+    for unknown in ("abcd", build):
+        run = project.stagebuild(f"--stagebuild-from={unknown}")
+        assert run.code == 4
+        assert f"Those that exist:\n  base\n  deps-installed {install}\n" in run.output
+    assert project.stagebuild().row("build").endswith("(checkpoint image is gone)")
+
+
 def test_rebuilding_uses_no_checkpoint_from_that_stage_on(new_project):
     project = new_project(**CHEAP)
     project.stagebuild()
@@ -363,7 +376,10 @@ def test_pruning_leaves_what_another_worktree_uses(new_project, client):
     worktree = project.root.with_name("worktree")
     project.git("worktree", "add", "-q", str(worktree))
     assert project.stagebuild(cwd=worktree).outcomes() == MADE
-    assert project.stagebuild("--stagebuild-prune=0").outcomes() == KNOWN
+    pruned = project.stagebuild("--stagebuild-prune=0")
+    assert pruned.outcomes() == KNOWN
+    assert "left to another worktree, which uses them: build-complete" in pruned.output
+    assert "pruned" not in pruned.output
     assert project.checkpoints() == {}
     assert project.stagebuild(cwd=worktree).outcomes() == KNOWN
     project.git("worktree", "remove", "--force", str(worktree))

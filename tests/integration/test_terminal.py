@@ -260,3 +260,41 @@ def test_other_plugins_hear_of_stages_and_bring_engines(project, tmp_path):
     unknown = project.stagebuild("--stagebuild-engine=yours", env=env)
     assert unknown.code == 4
     assert "unknown engine 'yours'. Known: auto, docker, mine." in unknown.output
+
+
+def test_a_source_may_be_named_from_below_it(project):
+    project.write({"deep/er/x": ""})
+    run = project.pytest("--stagebuild-source=../..", "-p", "cacheprovider", cwd=project.root / "deep" / "er")
+    assert run.outcomes() == {"install": "ran", "build": "ran", "test": "ran"}
+    assert run.code == 0, run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stagebuild-plan"], "ERROR: --stagebuild-plan needs --stagebuild-source: "),
+        (["--stagebuild-source=.", "--pdb"], "ERROR: --pdb does not reach the tests in the container: "),
+        (["--stagebuild-source=.", "--sw"], "ERROR: --stepwise does not reach the tests in the container: "),
+    ],
+)
+def test_options_that_could_only_mislead_are_refused(project, options, said):
+    run = project.pytest(*options)
+    assert run.code == 4
+    assert said in run.output
+
+
+def test_a_plan_tells_what_a_run_would_have_to_say(project):
+    (project.root / ".stagebuild").mkdir()
+    (project.root / ".stagebuild" / "stagebuild.lock").write_text("{")
+    run = project.stagebuild("--stagebuild-plan")
+    assert "note: lockfile" in run.output
+    assert "is corrupt" in run.output
+
+
+def test_codes_of_commands_change_no_more_of_the_terminal_than_colours(new_project):
+    codes = r"\033]0;title\007\033[?1049h\033[2J\033[31mred\033[8m"
+    project = new_project(install_cmd=f"printf '{codes}'; sleep 0.1; printf '\\033['; sleep 0.1; printf '1mbold'")
+    shown = project.stagebuild("-v", "pyproject.toml::install").output
+    assert "\x1b[31mred\x1b[8m\x1b[1mbold\x1b[0m" in shown
+    assert {"\x1b]", "\x1b[?", "\x1b[2J"}.isdisjoint(shown.split("red")[0])
+    assert "title" not in shown.partition("install: printf")[2].partition("\n")[2].partition("red")[0]
