@@ -97,7 +97,7 @@ class Used:
                 added.update(top + name for name in after.keys() - before.keys())
                 removed.update(top + name for name in before.keys() - after.keys())
                 changed.update(top + name for name in after.keys() & before.keys() if after[name] != before[name])
-        return Changes(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed)))
+        return Changes(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed - changed)))
 
     def describe(self, sent: Manifest) -> str:
         said = f"{len(self.files)} of {len(sent.entries)} files"

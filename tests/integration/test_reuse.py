@@ -14,7 +14,7 @@ from projects import Project
 MADE = {"install": "ran", "build": "ran", "test": "ran"}
 KNOWN = {"install": "CACHED", "build": "CACHED", "test": "ran"}
 
-CHEAP = {"install_cmd": "true", "build_cmd": "true", "test_cmd": "true"}
+CHEAP = {"install_cmd": "cat module.txt 2>/dev/null; true", "build_cmd": "true", "test_cmd": "true"}
 
 
 def of_stage(project: Project, stage: str) -> list[str]:
@@ -186,8 +186,8 @@ CHANGES = {
         "b.txt added and 2 more",
     ),
     "a file that can be executed": (lambda root: (root / "a.txt").chmod(0o755), "a.txt changed"),
-    "a folder in the place of a file": (file_to_folder, "a.txt/inner.txt added and 1 more"),
-    "a file in the place of a folder": (folder_to_file, "a.txt added and 1 more"),
+    "a folder in the place of a file": (file_to_folder, "a.txt changed"),
+    "a file in the place of a folder": (folder_to_file, "a.txt changed and 1 more"),
     "a link in the place of a file": (file_to_link, "b.txt changed"),
     "a link that leads elsewhere": (link_elsewhere, "b.txt changed"),
     "a link in the place of a folder": (folder_to_link, "deep added and 2 more"),
