@@ -209,7 +209,9 @@ def test_resuming_from_the_build_runs_the_tests_alone(place):
 
 def test_resuming_from_what_does_not_exist_lists_what_does(place):
     place.run()
-    with pytest.raises(ConfigurationError, match=r"abcd1234: there is no such checkpoint. .*\n  base\n  build-complete .*"):
+    with pytest.raises(
+        ConfigurationError, match=r"abcd1234: there is no such checkpoint. .*\n  base\n  build-complete .*"
+    ):
         place.run(resume_from="abcd1234")
 
 

@@ -134,7 +134,8 @@ class WithoutCache:
         self.sandbox.put(tree.upload(None, owner=self.sandbox.owner, not_before=0))
         for command in (place.install, place.build):
             assert self._run(command, cwd=WORKING_DIRECTORY) == 0
-            self.sandbox.end_processes()
+            if "setsid" in command:
+                self.sandbox.end_processes()
         return {**made_in(self.sandbox, WORKING_DIRECTORY), **made_in(self.sandbox, "/out")}
 
     def _run(self, command: str, cwd: str) -> int:
