@@ -231,3 +231,30 @@ def test_a_command_that_goes_on_starting_others_is_ended_all_the_same(
     fill(place)
     assert place.run() == {"install": "ran: first run", "build": "ran: first run"}
     assert any("left running" in note for note in place.notes())
+
+
+UNSEEN = {
+    "a file that was looked for": ("test -e pkg/local.py; echo $? >/out.txt", "pkg/local.py"),
+    "a file that was not there to be read": ("cat pkg/local.py >/out.txt; true", "pkg/local.py"),
+    "the size of a file": ("stat -c %s pkg/used.py >/out.txt", "pkg/used.py"),
+    "the size of a file in a folder that is listed": ("ls -l pkg | cut -c20-30 >/out.txt", "pkg/used.py"),
+    "the time of a file": ("find pkg/used.py -newer /etc/passwd >/out.txt", "pkg/used.py"),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_cannot_be_seen_is_seen_with_other_inputs(
+    new_place: NewPlace, python_image: StoredImage, what: str
+) -> None:
+    # Each of these stands in docs/explanation/reuse.md; when one comes to be seen, it is to go there and here.
+    command, path = UNSEEN[what]
+    place = new_place(python_image, build=command)
+    fill(place)
+    place.run()
+    (place.root / path).write_text("longer than it was")
+    assert place.run() == {"install": "cached", "build": "cached"}
+    table = (place.root / "stagebuild.toml").read_text()
+    (place.root / "stagebuild.toml").write_text(table.replace("[build]\n", '[build]\ninputs = ["pkg/"]\n'))
+    assert place.run()["build"] == "ran: inputs setting changed"
+    (place.root / path).write_text("longer than it was before")
+    assert place.run()["build"] == f"ran: {path} changed"
