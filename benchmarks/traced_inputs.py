@@ -26,9 +26,7 @@ ROW = re.compile(r"^(install|build) .*  (CACHED|ran) ", re.MULTILINE)
 
 
 def main() -> None:
-    print(
-        "| project | backend | files sent | used by install | used by build | edit: module | test | README | pyproject.toml |"
-    )
+    print("| project | backend | sent | used by install | used by build | module | test | README | pyproject.toml |")
     print("|---|---|---|---|---|---|---|---|---|")
     for text in sys.argv[1:] or PROJECTS:
         requirement, _, backend = text.rpartition("=")

@@ -15,7 +15,6 @@ import json
 import mmap
 import os
 import select
-import stat
 import struct
 import sys
 import time
@@ -115,7 +114,6 @@ class Tree:
                 continue  # an earlier stage removed it, or made a link of it, and so depends on what was in it
             self.watched[number] = folder
             queue.trees[number] = self
-        self.before = self.looks()
 
     def full(self, path: bytes) -> bytes:
         return os.path.join(self.root, path) if path else self.root
@@ -127,21 +125,18 @@ class Tree:
         if path is not None:
             self.used.add(path)
 
-    def looks(self) -> "dict[bytes, tuple[int, int]]":
-        """What of each file shows that something was done to it: links that are made to it show only here."""
-        looks = {}
+    def judge(self, start: int) -> "tuple[set[bytes], set[bytes]]":
+        """The files that were used since ``start``, and the folders in which something happened.
+
+        That a link was made to a file shows only in the time of its last change.
+        """
         for path in self.paths:
             try:
-                found = os.lstat(self.full(path))
+                changed = os.lstat(self.full(path)).st_ctime_ns >= start
             except OSError:
-                continue
-            looks[path] = (stat.S_IFMT(found.st_mode), found.st_ctime_ns)
-        return looks
-
-    def judge(self) -> "tuple[set[bytes], set[bytes]]":
-        """The files that were used, and the folders in which something happened."""
-        now = self.looks()
-        self.used.update(path for path in self.paths if path not in now or self.before.get(path) != now[path])
+                changed = True
+            if changed:
+                self.used.add(path)
         return self.used, self.folders
 
     def device(self) -> int:
@@ -152,18 +147,21 @@ class Tree:
         return devices.pop()
 
 
-def wait_for_the_clock(folder: bytes) -> None:
-    """Let the clock of the file system go on: what is changed from now on has a later time than what was before."""
+def next_tick(folder: bytes) -> int:
+    """Let the clock of the file system go on: what has this time or a later one was changed from now on."""
     path = os.path.join(folder, b"clock")
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
     before = os.stat(path).st_ctime_ns
     end = time.monotonic() + LAST_EVENT
-    while os.stat(path).st_ctime_ns <= before:
+    now = before
+    while now <= before:
         if time.monotonic() > end:
             raise Unseen("the clock of the file system stands still")
         time.sleep(0.001)
         os.utime(path)
+        now = os.stat(path).st_ctime_ns
     os.unlink(path)
+    return now
 
 
 def use(folder: bytes) -> None:
@@ -209,10 +207,10 @@ def use(folder: bytes) -> None:
 def prove(queue: Queue, folder: bytes) -> Tree:
     """Raise :class:`Unseen` unless every probe is seen that is used, and none that is not."""
     probes = Tree(queue, folder, [way.encode() for way in WAYS])
-    wait_for_the_clock(folder)
+    start = next_tick(folder)
     use(folder)
     last_event(queue, probes)
-    used, _ = probes.judge()
+    used, _ = probes.judge(start)
     for way in WAYS:
         if (way.encode() in used) != (way != "unused"):
             raise Unseen(f"the proof failed: a probe file that was {way} was{' not' * (way != 'unused')} seen")
@@ -234,7 +232,8 @@ def watch(root: bytes, paths: "list[bytes]", stop: str, probes: "list[bytes]") -
     tree = Tree(queue, root, paths)
     if {tree.device()} != {one.device() for one in proven}:
         raise Unseen("the source is on another file system than the rest of the image")
-    wait_for_the_clock(probes[0])
+    queue.watch(os.path.dirname(os.fsencode(stop)))
+    start, offset = next_tick(probes[0]), clock_offset()
     os.write(1, b"ready\n")
     poll = select.poll()
     poll.register(queue.fd, select.POLLIN)
@@ -242,8 +241,16 @@ def watch(root: bytes, paths: "list[bytes]", stop: str, probes: "list[bytes]") -
         poll.poll(POLL)
         queue.read()
     last_event(queue, proven[0])
-    files, folders = tree.judge()
+    if clock_offset() < offset - 0.001:
+        raise Unseen("the clock was set back")
+    files, folders = tree.judge(start)
     return {"files": in_text(files), "folders": in_text(folders)}
+
+
+def clock_offset() -> float:
+    """By how much the clock of the machine is ahead of one that cannot be set, in seconds."""
+    # Whoever is held up between the two questions gets less.
+    return max(time.time() - time.monotonic() for _ in range(9))
 
 
 def in_text(paths: "Iterable[bytes]") -> "list[str]":

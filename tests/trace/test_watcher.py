@@ -194,10 +194,16 @@ def test_a_file_system_that_keeps_no_time_of_change_fails_the_proof(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def without_times(patch: pytest.MonkeyPatch) -> None:
-        looks = watcher.Tree.looks
-        patch.setattr(watcher.Tree, "looks", lambda tree: {path: (kind, 0) for path, (kind, _) in looks(tree).items()})
+        judge = watcher.Tree.judge
+        patch.setattr(watcher.Tree, "judge", lambda tree, start: judge(tree, start + 10**18))
 
     assert "linked was not seen" in str(blind(monkeypatch, tmp_path, without_times))
+
+
+def test_a_clock_that_is_set_back_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offsets = iter((100.0, 99.0))
+    said = blind(monkeypatch, tmp_path, lambda patch: patch.setattr(watcher, "clock_offset", lambda: next(offsets)))
+    assert said == "the clock was set back"
 
 
 def test_more_than_the_kernel_keeps_is_a_problem(watched: Watched) -> None:
