@@ -8,6 +8,7 @@ import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -33,7 +34,7 @@ from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
 from pytest_stagebuild.stage import CheckpointStage, Stage
-from pytest_stagebuild.tar import archive_of
+from pytest_stagebuild.tar import archive_of, members_of
 from pytest_stagebuild.trace import PROBES, Watch, watch_files
 
 _MARGIN: Final = 3600.0
@@ -96,12 +97,11 @@ class Workplace:
         with self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life) as sandbox:
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
-            sandbox.put(upload)
-            step("source sent")
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
-            removal = {f"{RUN_FOLDER}/remove.sh": removal_script(upload)} if upload.removed else {}
-            if beside := {**bundles, **files, **removal}:
-                sandbox.put([archive_of(beside)])
+            sandbox.put(chain([members_of({**bundles, **files})], upload))
+            step("source sent")
+            if upload.removed:
+                sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])
             if upload.removed or not to_read:
                 sandbox.start()
                 step("started")
@@ -158,8 +158,8 @@ def run_to_checkpoint(
         step("processes ended")
         if ended.code != 0 or ended.timed_out:
             return run
-        run.inputs = watch.end(upload.sent) if watch else _declared(stage)
         clear_run_folder(sandbox)
+        run.inputs = watch.end(upload.sent) if watch else _declared(stage)
         if workplace.secrets:
             run.leak = search(workplace.secrets, sandbox.changed_files())
             step("secrets searched")

@@ -77,9 +77,9 @@ class Used:
         used = {path for path in files if path in sent.entries}
         used |= {path for path, entry in sent.entries.items() if entry.kind == "link"}
         known = {folder for folder in folders if folder in sent.listings}
-        seen = {path for path in used if sent.entries[path].kind != "link"} | known
-        above = {path[: max(path.rfind("/", 0, end), 0)] for path in seen for end in _ends(path)}
-        return cls(frozenset(used), frozenset(known | above | {""}))
+        holding = known | {path.rpartition("/")[0] for path in used if sent.entries[path].kind != "link"}
+        above = {folder for path in holding for folder in folders_above(path)}
+        return cls(frozenset(used), frozenset({"", *holding, *above}))
 
     def changes(self, old: Manifest, now: Manifest) -> Changes:
         changed, removed = set(), set()
@@ -141,8 +141,3 @@ def _grouped(files: frozenset[str], sent: Manifest) -> list[str]:
 
 def _are_texts(values: list[object]) -> bool:
     return all(isinstance(value, str) for value in values)
-
-
-def _ends(path: str) -> list[int]:
-    """Where the names in a path end."""
-    return [*(at for at, sign in enumerate(path) if sign == "/"), len(path)]

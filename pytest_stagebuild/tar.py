@@ -14,6 +14,11 @@ def archive_of(files: Mapping[str, bytes]) -> bytes:
 
     What begins as a script does can be executed.
     """
+    return members_of(files) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def members_of(files: Mapping[str, bytes]) -> bytes:
+    """The same without the end of an archive, so that another one can follow."""
     buffer = io.BytesIO()
     now = int(time.time())
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -26,7 +31,7 @@ def archive_of(files: Mapping[str, bytes]) -> bytes:
             header.size, header.mtime = len(data), now
             header.mode = 0o755 if data.startswith(b"#!") else 0o644
             tar.addfile(header, io.BytesIO(data))
-    return buffer.getvalue()
+        return buffer.getvalue()
 
 
 def _folders(paths: Iterable[str]) -> list[str]:

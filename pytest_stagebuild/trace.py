@@ -11,14 +11,12 @@ from pytest_stagebuild.checkpoint import RUN_FOLDER, WORKING_DIRECTORY
 from pytest_stagebuild.inputs import Inputs, Used, Whole
 from pytest_stagebuild.source.manifest import Manifest, raw_path
 from pytest_stagebuild.source.watcher import WAYS
-from pytest_stagebuild.tar import archive_of
 
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.protocol import Sandbox
 
 _SCRIPT: Final = f"{RUN_FOLDER}/watcher.py"
 _LIST: Final = f"{RUN_FOLDER}/sent"
-_STOP: Final = f"{RUN_FOLDER}/stop"
 _FRESH: Final = f"{RUN_FOLDER}/probes"
 _KEPT: Final = "/.stagebuild/probes"
 
@@ -48,15 +46,13 @@ class Watch:
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._beside = sandbox.run_beside(_SCRIPT, [WORKING_DIRECTORY, _LIST, _STOP, _FRESH, _KEPT])
+        self._beside = sandbox.run_beside(_SCRIPT, [WORKING_DIRECTORY, _LIST, _FRESH, _KEPT])
         line = self._beside.line(_READY)
         self._problem = "" if line == "ready" else self._problem_in(line)
 
     def end(self, sent: Manifest) -> Inputs:
-        """What was used of ``sent``, now that everything has ended that could use it."""
+        """What was used of ``sent``, now that everything has ended that could use it, and ``RUN_FOLDER`` is removed."""
         if not self._problem:
-            self._sandbox.put([archive_of({_STOP: b""})])
             line = self._beside.line(_REPORT)
             match _parsed(line):
                 case {"files": list(files), "folders": list(folders)}:

@@ -4,8 +4,8 @@ It stands alone: standard library only, Python 3.6 or newer. Two lines are print
 and a JSON object at the end, ``{"files": [...], "folders": [...]}`` with the paths that were used, or
 ``{"problem": "..."}`` where that cannot be vouched for. Paths are UTF-8 with surrogate escapes.
 
-Usage: watcher.py ROOT LIST STOP PROBES [PROBES...]. LIST is a file with the paths of the files below ROOT, each ended
-by a NUL; the end comes when the file STOP is there; each PROBES is a folder with the files of :data:`WAYS`.
+Usage: watcher.py ROOT LIST PROBES [PROBES...]. LIST is a file with the paths of the files below ROOT, each ended by a
+NUL, and the end comes when it is removed; each PROBES is a folder with the files of :data:`WAYS`.
 
 https://man7.org/linux/man-pages/man7/inotify.7.html
 """
@@ -30,7 +30,7 @@ WATCHED = OPENED | ATTRIBUTES | MOVED_FROM | MOVED_TO | CREATED | DELETED | ONLY
 EVENT = struct.Struct("iIII")
 
 POLL = 20
-"""Milliseconds between two looks for the file that ends the watch."""
+"""Milliseconds between two looks whether the end has come, should the kernel not tell of it."""
 
 LAST_EVENT = 10.0
 """Seconds within which an event must arrive that has certainly happened."""
@@ -131,6 +131,8 @@ class Tree:
         That a link was made to a file shows only in the time of its last change.
         """
         for path in self.paths:
+            if path in self.used:
+                continue
             try:
                 changed = os.lstat(self.full(path)).st_ctime_ns >= start
             except OSError:
@@ -209,7 +211,7 @@ def prove(queue: Queue, folder: bytes) -> Tree:
     probes = Tree(queue, folder, [way.encode() for way in WAYS])
     start = next_tick(folder)
     use(folder)
-    last_event(queue, probes)
+    queue.read()
     used, _ = probes.judge(start)
     for way in WAYS:
         if (way.encode() in used) != (way != "unused"):
@@ -217,30 +219,34 @@ def prove(queue: Queue, folder: bytes) -> Tree:
     return probes
 
 
-def last_event(queue: Queue, probes: Tree) -> None:
-    """Make an event and read up to it: the kernel keeps them in order, so that all before it have been read."""
-    probes.used.discard(b"opened")
-    os.close(os.open(probes.full(b"opened"), os.O_RDONLY))
-    if not queue.read_until(lambda: b"opened" in probes.used):
+def last_event(queue: Queue, tree: Tree) -> None:
+    """Make an event and read up to it: the kernel keeps them in order, so that all before it have been read.
+
+    The root counts in any case, so that it does no harm there.
+    """
+    queue.read()
+    tree.folders.discard(b"")
+    os.close(os.open(tree.root, os.O_RDONLY))
+    if not queue.read_until(lambda: b"" in tree.folders):
         raise Unseen("the proof failed: an event did not arrive")
 
 
-def watch(root: bytes, paths: "list[bytes]", stop: str, probes: "list[bytes]") -> "dict[str, list[str]]":
-    """Watch until the file ``stop`` is there, and give the report."""
+def watch(root: bytes, listed: str, paths: "list[bytes]", probes: "list[bytes]") -> "dict[str, list[str]]":
+    """Watch until the file ``listed`` is gone, and give the report."""
     queue = Queue()
     proven = [prove(queue, folder) for folder in probes if os.path.isdir(folder)]
     tree = Tree(queue, root, paths)
     if {tree.device()} != {one.device() for one in proven}:
         raise Unseen("the source is on another file system than the rest of the image")
-    queue.watch(os.path.dirname(os.fsencode(stop)))
+    queue.watch(os.path.dirname(os.fsencode(listed)))
     start, offset = next_tick(probes[0]), clock_offset()
     os.write(1, b"ready\n")
     poll = select.poll()
     poll.register(queue.fd, select.POLLIN)
-    while not os.path.exists(stop):
+    while os.path.exists(listed):
         poll.poll(POLL)
         queue.read()
-    last_event(queue, proven[0])
+    last_event(queue, tree)
     if clock_offset() < offset - 0.001:
         raise Unseen("the clock was set back")
     files, folders = tree.judge(start)
@@ -258,13 +264,13 @@ def in_text(paths: "Iterable[bytes]") -> "list[str]":
     return sorted(path.decode("utf-8", "surrogateescape") for path in paths)
 
 
-def main(root: str, listed: str, stop: str, *probes: str) -> None:
+def main(root: str, listed: str, *probes: str) -> None:
     """Watch, and print the report or the problem."""
     try:
         with open(listed, "rb") as file:
             paths = file.read().split(b"\0")[:-1]
         report: dict[str, object] = {
-            **watch(os.fsencode(root), paths, stop, [os.fsencode(folder) for folder in probes])
+            **watch(os.fsencode(root), listed, paths, [os.fsencode(folder) for folder in probes])
         }
     except Unseen as problem:
         report = {"problem": str(problem)}

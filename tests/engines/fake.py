@@ -269,8 +269,8 @@ class FakeWatcher:
 
     def __init__(self, sandbox: FakeSandbox, arguments: Sequence[str]) -> None:
         self.files, self.engine = sandbox.files, sandbox.engine
-        self.root, listed, self.stop, *_ = arguments
-        self.sent = [os.fsdecode(path) for path in self.files.read(listed).split(b"\0")[:-1]]
+        self.root, self.listed, *_ = arguments
+        self.sent = [os.fsdecode(path) for path in self.files.read(self.listed).split(b"\0")[:-1]]
         self.files.used.clear()
         self.begun = False
 
@@ -280,7 +280,7 @@ class FakeWatcher:
         if not self.begun:
             self.begun = True
             return "ready"
-        assert self.stop in self.files.nodes
+        assert self.listed not in self.files.nodes
         used = {posixpath.relpath(path, self.root) for path in self.files.used if path.startswith(self.root)}
         gone = {path for path in self.sent if posixpath.join(self.root, path) not in self.files.nodes}
         files = [path for path in self.sent if path in used | gone]
