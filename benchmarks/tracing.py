@@ -30,7 +30,6 @@ from pytest_stagebuild.stage import StageName
 COMMANDS = {
     "nothing": "true",
     "all files read": "find . -type f -exec cat {} + | sha256sum",
-    "pip": "python3 -m venv --without-pip /venv && pip --version && sleep 2",
 }
 
 
