@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_stagebuild.inputs import Matching, Used, Whole, inputs_from_json
+from pytest_stagebuild.inputs import Inputs, Matching, Used, Whole, inputs_from_json
 from pytest_stagebuild.source.manifest import Entry, Manifest
 
 SENT = Manifest(
@@ -111,3 +111,20 @@ def test_inputs_survive_their_record(inputs: object) -> None:
 def test_anything_else_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="not the inputs"):
         inputs_from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (Whole(), "all 6 files"),
+        (Whole("no Python"), "all 6 files (no Python)"),
+        (Matching(("*.py",)), "4 of 6 files, which match *.py"),
+        (READS_A, "2 of 6 files: link, pkg/a.py; the names in ./, pkg/"),
+        (
+            Used.of(["pkg/a.py", "pkg/b.py", "pkg/deep/c.py", "README.md"], [], SENT),
+            "5 of 6 files: README.md, link, pkg/ (3); the names in ./, pkg/, pkg/deep/",
+        ),
+    ],
+)
+def test_inputs_in_words(inputs: Inputs, words: str) -> None:
+    assert inputs.describe(SENT) == words

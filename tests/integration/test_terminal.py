@@ -145,11 +145,13 @@ def test_the_output_of_commands_is_shown_as_it_comes_with_v_and_with_s(project):
     assert whole(verbose, project).partition("collected 3 items")[2].strip() == expect("""
         stagebuild install: echo installing > installed.txt  (first run)
         stagebuild install: ran 0.0s, deps-installed 00000000
+        stagebuild install: depends on 0 of 2 files; the names in ./
         pyproject.toml::install RAN                                                                  [ 33%]
         stagebuild build: cat installed.txt module.txt  (first run)
         installing
         code
         stagebuild build: ran 0.0s, build-complete 00000000
+        stagebuild build: depends on 1 of 2 files: module.txt; the names in ./
         pyproject.toml::build RAN                                                                    [ 66%]
         stagebuild test: echo testing; test ! -e failing
         testing
@@ -298,3 +300,19 @@ def test_codes_of_commands_change_no_more_of_the_terminal_than_colours(new_proje
     assert "\x1b[31mred\x1b[8m\x1b[1mbold\x1b[0m" in shown
     assert {"\x1b]", "\x1b[?", "\x1b[2J"}.isdisjoint(shown.split("red")[0])
     assert "title" not in shown.partition("install: printf")[2].partition("\n")[2].partition("red")[0]
+
+
+def test_v_lists_what_each_stage_depends_on_whether_it_runs_or_not(project):
+    for _ in range(2):
+        lines = project.stagebuild("-v").lines
+        assert "stagebuild install: depends on 0 of 2 files; the names in ./" in lines
+        assert "stagebuild build: depends on 1 of 2 files: module.txt; the names in ./" in lines
+    assert "depends on" not in project.stagebuild().output
+
+
+def test_a_plan_names_the_file_that_makes_a_stage_run(project):
+    project.stagebuild()
+    project.write({"module.txt": "changed"})
+    lines = project.stagebuild("--stagebuild-plan").lines
+    assert any(line.startswith("install: would be reused, deps-installed ") for line in lines)
+    assert "build:   would run, module.txt changed" in lines
