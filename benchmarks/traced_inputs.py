@@ -1,6 +1,6 @@
 """What install and build use of real projects, and what runs again after an edit: a table for the explanation of reuse.
 
-python benchmarks/traced_inputs.py [REQUIREMENT=BACKEND...]
+python benchmarks/traced_inputs.py [PROJECT...]
 
 Downloads the source distributions, takes each through install and build, edits one file at a time and looks what runs.
 """
@@ -16,31 +16,34 @@ import tempfile
 from pathlib import Path
 
 PROJECTS = (
-    "itsdangerous==2.2.0=flit",
-    "tabulate==0.9.0=setuptools",
-    "humanize==4.13.0=hatchling",
-    "tomlkit==0.13.3=poetry-core",
+    ("itsdangerous==2.2.0", "flit", "python -m build"),
+    ("itsdangerous==2.2.0", "flit", "python -m build --wheel"),
+    ("tabulate==0.9.0", "setuptools", "python -m build"),
+    ("humanize==4.13.0", "hatchling", "python -m build"),
+    ("tomlkit==0.13.3", "poetry-core", "python -m build"),
 )
 DEPENDS = re.compile(r"^stagebuild (install|build): depends on (\d+) of (\d+) files", re.MULTILINE)
 ROW = re.compile(r"^(install|build) .*  (CACHED|ran) ", re.MULTILINE)
 
 
 def main() -> None:
-    print("| project | backend | sent | used by install | used by build | module | test | README | pyproject.toml |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for text in sys.argv[1:] or PROJECTS:
-        requirement, _, backend = text.rpartition("=")
+    print("| project | backend | build | sent | used by install | by build | module | test | README | pyproject.toml |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for requirement, backend, build in PROJECTS:
+        if sys.argv[1:] and not requirement.startswith(tuple(sys.argv[1:])):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             root = unpacked(requirement, Path(folder))
-            first = run(root)
+            first = run(root, build)
             used = {stage: int(count) for stage, count, _ in DEPENDS.findall(first)}
             sent = DEPENDS.findall(first)[0][2]
-            cells = [requirement.replace("==", " "), backend, sent, used["install"], used["build"]]
+            cells = [requirement.replace("==", " "), backend, f"`{build}`", sent, used["install"], used["build"]]
             cells += [
-                reran(root, path) for path in (module_of(root), test_of(root), readme_of(root), root / "pyproject.toml")
+                reran(root, build, path)
+                for path in (module_of(root), test_of(root), readme_of(root), root / "pyproject.toml")
             ]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
-            run(root, "--stagebuild-prune=0")
+            run(root, build, "--stagebuild-prune=0")
 
 
 def unpacked(requirement: str, folder: Path) -> Path:
@@ -62,21 +65,22 @@ def unpacked(requirement: str, folder: Path) -> Path:
     return root
 
 
-def run(root: Path, *more: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-v", "--stagebuild-source=.", "--stagebuild-test-cmd=true", *more]
+def run(root: Path, build: str, *more: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-v", "--stagebuild-source=.", "--stagebuild-test-cmd=true"]
+    command += [f"--stagebuild-build-cmd={build}", *more]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         sys.exit(f"{root.name}:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
-def reran(root: Path, path: Path | None) -> str:
+def reran(root: Path, build: str, path: Path | None) -> str:
     """The stages that run after an edit of this file that changes nothing of its meaning."""
     if path is None:
         return "none in it"
     before = path.read_bytes()
     path.write_bytes(before + b"\n")
-    outcomes = dict(ROW.findall(run(root)))
+    outcomes = dict(ROW.findall(run(root, build)))
     path.write_bytes(before)
     ran = [stage for stage, outcome in outcomes.items() if outcome == "ran"]
     print(json.dumps([root.name, str(path.relative_to(root)), outcomes]), file=sys.stderr, flush=True)

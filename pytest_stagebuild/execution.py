@@ -98,7 +98,8 @@ class Workplace:
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
-            sandbox.put(chain([members_of({**bundles, **files})], upload))
+            beside = {**bundles, **files}
+            sandbox.put(chain([members_of(beside)] if beside else [], upload))
             step("source sent")
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])

@@ -33,7 +33,8 @@ def connect(
     if name != "auto":
         if name not in factories:
             known = ", ".join(["auto", *factories])
-            raise ConfigurationError(f"unknown engine {name!r}. Known: {known}.")
+            podman = " Podman is reached as docker is: point DOCKER_HOST at its socket." if name == "podman" else ""
+            raise ConfigurationError(f"unknown engine {name!r}. Known: {known}.{podman}")
         return factories[name](), "asked for"
     order = list(factories)
     if preferred in factories:
