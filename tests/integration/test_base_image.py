@@ -98,7 +98,7 @@ def test_a_registry_that_is_down_leaves_the_image_that_is_here_and_says_so(cheap
     assert run.code == 0
     assert run.outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
     reference = f"{served.address}/{NAME}"
-    assert f"{reference} could not be pulled anew, and the image that is here is used: " in run.output
+    assert f"{reference} was not pulled anew, and the image that is here is used: " in run.output
     assert "connection refused" in run.output
 
 

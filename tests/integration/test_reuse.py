@@ -190,7 +190,7 @@ CHANGES = {
     "a file in the place of a folder": (folder_to_file, "a.txt changed and 1 more"),
     "a link in the place of a file": (file_to_link, "b.txt changed"),
     "a link that leads elsewhere": (link_elsewhere, "b.txt changed"),
-    "a link in the place of a folder": (folder_to_link, "deep added and 2 more"),
+    "a link in the place of a folder": (folder_to_link, "deep changed and 2 more"),
     "a file in a submodule": (
         lambda root: (root / "module" / "sub.txt").write_text("edited"),
         "module/sub.txt changed",
