@@ -28,6 +28,12 @@ class ResolvedBase:
     notes: tuple[str, ...] = ()
 
 
+def wanted_image(settings: Settings, engine: Engine) -> str:
+    """The image that the user asked for, else the one that the engine takes then, else the project's."""
+    asked_for = settings.image if settings.image_given else None
+    return (asked_for or engine.default_image or settings.image).removeprefix("tag:")
+
+
 def resolve_base(
     settings: Settings, engine: Engine, store: CheckpointStore, lockfile: Lockfile, observer: Observer
 ) -> ResolvedBase:
@@ -35,7 +41,7 @@ def resolve_base(
 
     Raises :class:`ImageUnavailable` where it is neither here nor to be pulled.
     """
-    reference = settings.image.removeprefix("tag:")
+    reference = wanted_image(settings, engine)
     if _UUID.fullmatch(reference) and (checkpoint := store.by_uuid(reference)) and (found := store.opened(checkpoint)):
         base = BaseImage(str(checkpoint), found.image.id, checkpoint.uuid)
         return ResolvedBase(base, Ground(found.image, checkpoint.uuid, found.record.manifest, found.record.created))
@@ -50,10 +56,12 @@ def resolve_base(
             words = str(error).partition("\n")[0].rpartition("could not pull it: ")[2]
             notes.append(f"{reference} was not pulled anew, and the image that is here is used: {words}")
     known = lockfile.read().bases.get(engine.identity, {})
-    if known.get(image.identity) != image.id:
-        lockfile.update(lambda index: index.with_base(engine.identity, image.identity, image.id))
+    shown = image.title or image.id
+    if known.get(image.identity) != shown:
+        lockfile.update(lambda index: index.with_base(engine.identity, image.identity, shown))
     notes.extend(_volume_notes(image, reference))
-    return ResolvedBase(BaseImage(reference, image.id, image.identity), Ground(image, image.identity), tuple(notes))
+    base = BaseImage(reference, image.id, image.identity, image.title)
+    return ResolvedBase(base, Ground(image, image.identity), tuple(notes))
 
 
 def _volume_notes(image: StoredImage, reference: str) -> list[str]:

@@ -90,7 +90,7 @@ def explain(new: JSON, old: JSON, images: Mapping[str, str]) -> str:
     """
     if new.get("parent") != old.get("parent") and new.get("stage") == "install":
         before, now = (images.get(str(one.get("parent")), str(one.get("parent"))) for one in (old, new))
-        return f"base image changed {_short(before)} -> {_short(now)}"
+        return f"base image changed {_short(before)} -> {_short(now)}" if before != now else "base image changed"
     for name, words in _COMPONENT_WORDS.items():
         if new.get(name) != old.get(name):
             return words
@@ -104,6 +104,8 @@ def explain(new: JSON, old: JSON, images: Mapping[str, str]) -> str:
 
 
 def _short(digest: str) -> str:
+    if " " in digest:
+        return digest  # a title
     algorithm, _, value = digest.rpartition(":")
     return f"{algorithm}:{value[:12]}" if algorithm else digest[:8]
 

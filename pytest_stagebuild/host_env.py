@@ -70,7 +70,7 @@ class HostSettings:
     notes: tuple[str, ...] = ()
 
 
-def host_settings(environ: Mapping[str, str]) -> HostSettings:
+def host_settings(environ: Mapping[str, str], *, own_network: bool = True) -> HostSettings:
     """The proxies, package indexes, timeouts and certificate bundles that ``environ`` declares. Never raises."""
     env: dict[str, str] = {}
     bundles: dict[str, bytes] = {}
@@ -92,7 +92,7 @@ def host_settings(environ: Mapping[str, str]) -> HostSettings:
         elif _is_proxy(name) or any(fnmatchcase(name.upper(), pattern) for pattern in (*_INDEXES, *_PATIENCE)):
             env[name] = value
             redactions.update(_credentials(name, value))
-            notes.extend(_unreachable(name, value))
+            notes.extend(_unreachable(name, value) if own_network else ())
     return HostSettings(env, bundles, tuple(sorted(redactions, key=lambda text: (-len(text), text))), tuple(notes))
 
 

@@ -130,9 +130,11 @@ def load_settings(
     table = read_table(source, files.pyproject)
     commands = _given_commands(typed, table)
     detection = detect(files, commands)
-    image = typed.image or table.image
-    if image is not None:
-        _check_image(image, "--stagebuild-image" if typed.image else f"{table.file}: key `image`")
+    image = None
+    if typed.image:
+        image = _checked_image(typed.image, "--stagebuild-image", invocation_dir)
+    elif table.image:
+        image = _checked_image(table.image, f"{table.file}: key `image`", source)
     stages = _stages(typed, table, commands, detection, environ)
     secrets = _merged(table.secrets, typed.secrets)
     _check_secrets(secrets, stages.values(), environ)
@@ -233,12 +235,16 @@ def _given_commands(typed: CommandLine, table: Table) -> dict[StageName, str]:
     return {name: command for name, command in commands.items() if command is not None}
 
 
-def _check_image(reference: str, where: str) -> None:
+def _checked_image(reference: str, where: str, folder: Path) -> str:
+    """An image as it was named; the path of one is relative to ``folder``, and begins as paths do."""
+    if reference.startswith(("/", "./", "../", "~/")) or reference in (".", ".."):
+        return str((folder / _expanded(reference)).resolve())
     if _IMAGE.fullmatch(reference.removeprefix("tag:")) is None:
         raise ConfigurationError(
             f"{where}: {reference!r} is no image. "
-            "Write NAME[:TAG][@DIGEST] in lower case, tag:NAME or a checkpoint's UUID."
+            "Write NAME[:TAG][@DIGEST] in lower case, tag:NAME, a checkpoint's UUID, or a path that begins with ./ or /."
         )
+    return reference
 
 
 def _stages(

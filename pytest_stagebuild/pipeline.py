@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt
-from pytest_stagebuild.base import ResolvedBase, resolve_base
+from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import RUN_FOLDER, WORKING_DIRECTORY, Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
@@ -78,7 +78,7 @@ class Pipeline:
         self._selection = Selection()
         self._tested_elsewhere = False
         self._planned = False
-        host = host_settings(environ if settings.pass_host_env else {})
+        host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
         self._work = Workplace(
             engine=engine,
@@ -118,7 +118,7 @@ class Pipeline:
             try:
                 self._resolved = resolve_base(self.settings, self.engine, self._store, self._lockfile, self._observer)
             except KeyboardInterrupt:
-                self._note(f"interrupted before the base image {self.settings.image} was there")
+                self._note(f"interrupted before the base image {wanted_image(self.settings, self.engine)} was there")
                 raise
             self._note(*self._resolved.notes)
             self._observer.base_ready(self._resolved.base)

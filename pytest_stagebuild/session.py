@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pytest
 
 from pytest_stagebuild.checkpoint import Checkpoint
-from pytest_stagebuild.engines import BUILT_IN, connect
+from pytest_stagebuild.engines import BUILT_IN, HOST_IMAGE, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.interrupts import Interrupts, end_with_parent, held_back
@@ -86,7 +86,12 @@ class StagebuildSession:
         known = self.lockfile.read().checkpoints.values()
         newest = max(known, key=lambda checkpoint: checkpoint.used, default=None)
         preferred = newest.engine.partition(":")[0] if newest else None
-        engine, self._why_engine = connect(self.settings.engine, preferred=preferred, factories=factories)
+        wanted, image = self.settings.engine, self.settings.image
+        if wanted == "auto" and self.settings.image_given and (image == HOST_IMAGE or image.startswith("/")):
+            engine, _ = connect("local", factories=factories)
+            self._why_engine = f"the only one for the image {image}"
+            return engine
+        engine, self._why_engine = connect(wanted, preferred=preferred, factories=factories)
         return engine
 
     @property

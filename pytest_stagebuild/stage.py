@@ -87,11 +87,15 @@ class StageResult:
 
 @dataclass(frozen=True)
 class BaseImage:
-    """The base image of a run: the name that was asked for, the engine's id for it, and its identity digest."""
+    """The base image of a run: the name that was asked for, the engine's id for it, and its identity digest.
+
+    ``title`` is what is shown of it in place of the id.
+    """
 
     reference: str
     id: str
     identity: str
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_stagebuild.attempt import NO_TESTS_COLLECTED
+from pytest_stagebuild.base import wanted_image
 from pytest_stagebuild.errors import ConfigurationError, StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
@@ -51,11 +52,13 @@ class StagedRun:
         if self._undistributed:
             more.append("a run with --stagebuild-source is not distributed: -n and --dist are without effect")
         if self._config.option.collectonly:
-            return header(stagebuild.settings, "not asked", "--collect-only", stagebuild.tree.how, more)
+            settings = stagebuild.settings
+            return header(settings, "not asked", "--collect-only", stagebuild.tree.how, settings.image, more)
         engine = stagebuild.engine.describe()
         if stagebuild.pipeline.version:
             more.append(f"version {stagebuild.pipeline.version}, worked out here")
-        return header(stagebuild.settings, engine, stagebuild.why_engine, stagebuild.tree.how, more)
+        image = wanted_image(stagebuild.settings, stagebuild.engine)
+        return header(stagebuild.settings, engine, stagebuild.why_engine, stagebuild.tree.how, image, more)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self) -> Generator[None, object, object]:

@@ -43,12 +43,14 @@ def outcome_word(outcome: Outcome) -> str:
     return _WORDS[outcome][0]
 
 
-def header(settings: Settings, engine: str, why_engine: str, source: str, more: Iterable[str] = ()) -> list[str]:
+def header(
+    settings: Settings, engine: str, why_engine: str, source: str, image: str, more: Iterable[str] = ()
+) -> list[str]:
     """The lines of pytest's header: the engine and why, the source, the commands in force."""
-    detected = ", detected" if settings.image_detected else ""
+    detected = ", detected" if settings.image_detected and image == settings.image else ""
     lines = [
         f"stagebuild: engine {engine} ({why_engine})",
-        f"stagebuild: source {shown_path(settings.source)} ({source}), image {settings.image}{detected}",
+        f"stagebuild: source {shown_path(settings.source)} ({source}), image {image}{detected}",
     ]
     for name in STAGES:
         stage = settings.stages[name]
@@ -69,7 +71,7 @@ def summary(
     width = max([len(command) for command in commands] + [len(report.base.reference) if report.base else 0])
     lines: list[Line] = []
     if report.base:
-        lines.append(Line(f"{'base':<8} {report.base.reference:<{width}}  {_short_id(report.base.id)}"))
+        lines.append(Line(f"{'base':<8} {report.base.reference:<{width}}  {report.base.title or _short_id(report.base.id)}"))
     lines.extend(_row(result, command, width) for result, command in zip(report.results, commands, strict=True))
     notes = [*report.notes, *(f"{note}" for result in report.results for note in result.notes)]
     if report.checkpoint_bytes > _MANY_BYTES:

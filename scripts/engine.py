@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_stagebuild.engines.docker import DockerEngine
-from pytest_stagebuild.engines.docker_connection import engine_errors, open_connection
-from pytest_stagebuild.engines.docker_images import parse_reference
+from pytest_stagebuild.engines.docker.connection import engine_errors, open_connection
+from pytest_stagebuild.engines.docker.images import parse_reference
 from pytest_stagebuild.errors import EngineError
 
 if TYPE_CHECKING:

@@ -13,13 +13,23 @@ EngineFactory = Callable[[], Engine]
 """Connects to an engine, or raises :class:`~pytest_stagebuild.errors.EngineUnavailable`."""
 
 
+HOST_IMAGE: Final = "host"
+"""The name of this machine's own system, as a base image of the local engine."""
+
+
 def _docker() -> Engine:
     from pytest_stagebuild.engines.docker import DockerEngine
 
     return DockerEngine.connect()
 
 
-BUILT_IN: Final[Mapping[str, EngineFactory]] = MappingProxyType({"docker": _docker})
+def _local() -> Engine:
+    from pytest_stagebuild.engines.local import LocalEngine
+
+    return LocalEngine.connect()
+
+
+BUILT_IN: Final[Mapping[str, EngineFactory]] = MappingProxyType({"docker": _docker, "local": _local})
 
 
 def connect(

@@ -39,7 +39,8 @@ class StoredImage:
     """An image that the engine holds.
 
     ``id`` is the engine's own name for it, ``layers`` are the digests of its file-system layers from the lowest up,
-    ``size`` is in bytes and ``created`` in seconds since the epoch.
+    ``size`` is in bytes, 0 as long as it is not known, and ``created`` in seconds since the epoch. ``title`` is what
+    the summary says of an image that has no digest to show.
     """
 
     id: str
@@ -49,6 +50,7 @@ class StoredImage:
     labels: Mapping[str, str]
     size: int
     created: float
+    title: str = ""
 
     @property
     def identity(self) -> str:
@@ -185,6 +187,14 @@ class Engine(Protocol):
     @property
     def platform(self) -> str:
         """The operating system and architecture that it runs, such as ``linux/amd64``."""
+
+    @property
+    def default_image(self) -> str | None:
+        """The image to take where the user asked for none, if that is not for the project to decide."""
+
+    @property
+    def shares_network(self) -> bool:
+        """Whether a loopback address means the same in a sandbox as out here."""
 
     def describe(self) -> str:
         """One line for the header: name, version, address."""

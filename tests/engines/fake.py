@@ -104,6 +104,14 @@ class FakeEngine:
         if error := self.fail_at.pop(f"after {name}", None):
             raise error
 
+    @property
+    def default_image(self) -> str | None:
+        return None
+
+    @property
+    def shares_network(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return "docker 0 (fake) at memory"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from worlds import World, run
 
-from pytest_stagebuild.engines import docker_changes
+from pytest_stagebuild.engines.docker import changes
 
 pytestmark = pytest.mark.engine
 
@@ -29,7 +29,7 @@ def test_changes_are_the_same_one_by_one_and_in_an_export(docker_world: World, m
     with docker_world.started({"src/sent": b"by us"}) as sandbox:
         assert run(sandbox, COMMAND + awkward, user="root").code == 0
         one_by_one = seen(sandbox)
-        monkeypatch.setattr(docker_changes, "_MOST_REQUESTS", -1)
+        monkeypatch.setattr(changes, "_MOST_REQUESTS", -1)
         assert one_by_one == seen(sandbox)
     assert one_by_one["/src/sent"] == b"by us"
     assert one_by_one["/usr/share/doc/new"] == b"x\n"

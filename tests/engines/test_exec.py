@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_stagebuild.engines.docker_exec import frames
+from pytest_stagebuild.engines.docker.exec import frames
 
 NUMBERS = {"stdout": 1, "stderr": 2}
 

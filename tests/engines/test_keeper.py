@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_stagebuild.engines.keeper import MARK, Leftover, leftovers
+from pytest_stagebuild.engines.docker.keeper import MARK, Leftover, leftovers
 
 TOKEN = "0123456789abcdef"
 EXITING = 0x4

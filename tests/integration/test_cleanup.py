@@ -26,7 +26,7 @@ def pytest_stagebuild_step(stage, step):
 
 AGAIN = """\
 import os, signal
-from pytest_stagebuild.engines.docker_sandbox import DockerSandbox
+from pytest_stagebuild.engines.docker.sandbox import DockerSandbox
 
 removing = DockerSandbox._remove
 

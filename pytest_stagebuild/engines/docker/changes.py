@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
-from pytest_stagebuild.engines.docker_connection import Connection, engine_errors
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.tar import IterableFile
 

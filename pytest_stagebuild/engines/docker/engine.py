@@ -1,4 +1,4 @@
-"""The engine behind a Docker Engine API: Docker, rootless Docker, Docker Desktop, a remote context."""
+"""Holds the images of a Docker Engine API, and creates sandboxes on them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, open_connection, words_of
-from pytest_stagebuild.engines.docker_images import (
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
+from pytest_stagebuild.engines.docker.images import (
     PullBytes,
     is_id,
     parse_reference,
@@ -18,7 +18,7 @@ from pytest_stagebuild.engines.docker_images import (
     registry_of,
     stored_image,
 )
-from pytest_stagebuild.engines.docker_sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
+from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage
 from pytest_stagebuild.errors import ImageUnavailable
@@ -62,12 +62,22 @@ class DockerEngine:
     def platform(self) -> str:
         return platform_of(str(self._version.get("Os") or "linux"), str(self._version.get("Arch") or ""))
 
+    @property
+    def default_image(self) -> str | None:
+        return None
+
+    @property
+    def shares_network(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return f"{self.name} {self._version.get('Version')} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         from docker.errors import ImageNotFound
 
+        if reference.startswith("/"):
+            return None
         whole = reference if is_id(reference) else str(parse_reference(reference))
         with engine_errors(f"look for the image {reference}"):
             try:
@@ -76,6 +86,11 @@ class DockerEngine:
                 return None
 
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
+        if reference.startswith("/"):
+            raise ImageUnavailable(
+                f"{reference} is no name of an image, and only the local engine runs on a folder or file. Bring it in "
+                f"(`docker load -i FILE`, `docker import FILE NAME`) and name it, or use --stagebuild-engine=local."
+            )
         received = PullBytes()
         for event in self._pull_events(reference):
             if received.see(event):

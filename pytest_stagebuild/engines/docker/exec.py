@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, interrupter, words_of
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, interrupter, words_of
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 

@@ -12,11 +12,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pytest_stagebuild.engines import keeper
-from pytest_stagebuild.engines.docker_changes import changed_files
-from pytest_stagebuild.engines.docker_connection import Connection, engine_errors, words_of
-from pytest_stagebuild.engines.docker_exec import DockerBeside, Execution, output_of
-from pytest_stagebuild.engines.docker_images import Reference, committed_config, parse_reference, stored_image
+from pytest_stagebuild.engines.docker import keeper
+from pytest_stagebuild.engines.docker.changes import changed_files
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
+from pytest_stagebuild.engines.docker.exec import DockerBeside, Execution, output_of
+from pytest_stagebuild.engines.docker.images import Reference, committed_config, parse_reference, stored_image
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user

@@ -1,0 +1,219 @@
+"""The engine that needs no daemon: Linux namespaces and overlays, set up by processes of our own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from pytest_stagebuild.engines import HOST_IMAGE as HOST
+from pytest_stagebuild.engines.local.host import VENV, Host, this_host
+from pytest_stagebuild.engines.local.sandbox import LocalSandbox
+from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
+from pytest_stagebuild.engines.local.store import LocalImage, Store
+from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage
+from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+_SHIFT: Final = 0x70000000
+"""The first of the users that root maps: from a range that is nobody's else
+(https://systemd.io/UIDS-GIDS/, "1879048192…2147483647 unused")."""
+
+_USERS: Final = 65536
+
+_NO_CONFIG: Final = ImageConfig()
+
+_LIFE: Final = 300.0
+_PREPARING: Final = 600.0
+
+
+class LocalEngine:
+    """See :class:`~pytest_stagebuild.engines.protocol.Engine`."""
+
+    def __init__(self, store: Store, users: Mapping[str, object]) -> None:
+        self._store = store
+        self._users = users
+        self._spawner = Spawner()
+
+    @classmethod
+    def connect(cls) -> LocalEngine:
+        """Raises :class:`EngineUnavailable` where the machine does not allow it."""
+        if sys.platform != "linux":
+            raise EngineUnavailable("the local engine runs on Linux only: use Docker here.")
+        from pytest_stagebuild.state import cache_folder
+
+        shift, users = _users()
+        engine = cls(Store(cache_folder() / ("local-root" if shift else "local"), shift=shift), users)
+        try:
+            engine._prove()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def name(self) -> str:
+        return "local"
+
+    @property
+    def identity(self) -> str:
+        return f"local:{self._store.uuid}"
+
+    @property
+    def platform(self) -> str:
+        machine = platform.machine()
+        return f"linux/{_ARCHITECTURES.get(machine, machine)}"
+
+    @property
+    def default_image(self) -> str | None:
+        return HOST
+
+    @property
+    def shares_network(self) -> bool:
+        return True
+
+    def describe(self) -> str:
+        return f"local, store {self._store.path}"
+
+    def find_image(self, reference: str) -> StoredImage | None:
+        from pytest_stagebuild.engines.local.importing import imported_name
+
+        name = self._host.name if reference == HOST else imported_name(reference) or reference
+        found = self._store.find(name)
+        return self._store.stored(found) if found else None
+
+    def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
+        from pytest_stagebuild.engines.local.importing import import_image, imported_name
+
+        if reference == HOST:
+            return self.find_image(HOST) or self._make_host()
+        if imported_name(reference):
+            return self.find_image(reference) or self._store.stored(
+                import_image(reference, self._store, self._platform_image, self._sandbox, progress)
+            )
+        raise ImageUnavailable(
+            f"the image {reference} is not in the local engine's store, and it has no registry to pull it from. "
+            f"Bring it in: `docker save {reference} -o image.tar` where it is, and --stagebuild-image=./image.tar here; "
+            "or use an engine that pulls it (--stagebuild-engine=docker); or run on this machine's own system "
+            f"(--stagebuild-image={HOST})."
+        )
+
+    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
+        return [self._store.stored(image) for image in self._store.images() if labels.items() <= image.labels.items()]
+
+    def remove_image(self, image: str) -> bool:
+        found = self._store.find(image)
+        return self._store.remove_image(found.id) if found else True
+
+    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> LocalSandbox:
+        found = self._store.find(image.id)
+        if found is None:
+            raise ImageUnavailable(f"the image {image.id} is gone. Run again.")
+        return self._sandbox(found, labels=labels, network=network, life=life)
+
+    def sweep(self) -> list[str]:
+        return self._store.sweep()
+
+    def close(self) -> None:
+        self._spawner.close()
+        self._store.close()
+
+    @cached_property
+    def _host(self) -> Host:
+        return this_host()
+
+    def _sandbox(
+        self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float = _LIFE
+    ) -> LocalSandbox:
+        return LocalSandbox(
+            self._store, self._spawner, image, labels=labels, network=network, life=life, users=self._users
+        )
+
+    def _platform_image(self) -> LocalImage:
+        return LocalImage("", (), {}, _NO_CONFIG, (), (), self.platform, 0.0, "")
+
+    def _make_host(self) -> StoredImage:
+        host = self._host
+        folders = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
+        folders |= {path: 0o755 for path in host.binds if os.path.isdir(path)}
+        files = [path for path in host.binds if not os.path.isdir(path)]
+        ground = self._store.make_layer(folders, files, host.links)
+        skeleton = self._store.publish(
+            ground,
+            LocalImage(
+                id=ground.name,
+                names=(),
+                labels={},
+                config=host.config,
+                layers=(f"host:{host.digest}",),
+                stack=(ground.name,),
+                platform=self.platform,
+                created=0.0,
+                boot="",
+                binds=host.binds,
+                title=host.title,
+            ),
+        )
+        said: list[bytes] = []
+        with self._sandbox(skeleton, labels={}, network=False, life=_PREPARING) as sandbox:
+            ended = sandbox.run(
+                f"'{host.python}' -I -m venv {VENV}",
+                cwd="/",
+                env={},
+                timeout=_PREPARING,
+                output=lambda _, piece: said.append(piece),
+            )
+            if ended.code != 0:
+                words = b"".join(said).decode(errors="replace").strip()
+                raise EngineUnavailable(
+                    f"{host.python} could not make a virtual environment in a sandbox (exit {ended.code}): {words}\n"
+                    "On Debian and Ubuntu its parts are in packages of their own: apt-get install python3-venv. Or use "
+                    "another Python, or Docker."
+                )
+            # The identity is the host's: its virtual environment is made of that and of nothing else.
+            return self._store.stored(sandbox.commit_as(host.name, skeleton.layers))
+
+    def _prove(self) -> None:
+        """Take the steps that a sandbox takes, once after each start of the machine."""
+        if self._store.proven():
+            return
+        ground = self._store.make_layer({"/dev": 0o755, "/proc": 0o755, "/probe": 0o755}, ["/probe/file"], {})
+        image = LocalImage(ground.name, (), {}, _NO_CONFIG, (), (ground.name,), self.platform, 0.0, "")
+        image = self._store.publish(ground, image)
+        try:
+            with self._sandbox(image, labels={}, network=False) as sandbox:
+                sandbox.prove()
+        except SetUpFailed as failed:
+            raise EngineUnavailable(str(failed)) from failed
+        except EngineError as error:
+            raise EngineUnavailable(f"the local engine does not work here: {error}") from error
+        finally:
+            with suppress(OSError):
+                self._store.remove_image(image.id)
+        self._store.now_proven()
+
+
+def _users() -> tuple[int, dict[str, object]]:
+    """Which users a sandbox has, and the user id that its root is out here, 0 for the caller's own.
+
+    Root gives a range of users that are nobody on the host. Everybody else can give away only himself.
+    """
+    if os.geteuid() == 0 and _mapped(_SHIFT + _USERS):
+        text = f"0 {_SHIFT} {_USERS}"
+        return _SHIFT, {"uid_map": text, "gid_map": text, "groups": True}
+    return 0, {"uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1", "groups": False}
+
+
+def _mapped(user: int) -> bool:
+    """Whether there is such a user here: in a container of somebody else's there may be fewer."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:
+        return False
+    return any(int(first) <= user < int(first) + int(count) for first, _, count in (line.split() for line in lines))

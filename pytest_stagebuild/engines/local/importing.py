@@ -1,0 +1,3 @@
+"""stub"""
+def imported_name(reference): return None
+def import_image(*a): raise NotImplementedError

@@ -1,0 +1,158 @@
+"""Files into a sandbox and out of it, as tars: done inside, where no link leads out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tarfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_PIECE = 1 << 20
+
+# Names of users are nothing to us, and looking them up would read the sandbox's own files.
+tarfile.pwd = tarfile.grp = None  # type: ignore[attr-defined]
+
+
+def extract(stream: BinaryIO) -> None:
+    """Put what the tar holds where its headers say, in place of what is there."""
+    folders: list[tuple[str, int]] = []
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, errorlevel=2) as archive:
+        for member in archive:
+            path = "/" + member.name.strip("/")
+            _make_way(path, member)
+            if member.isdir():
+                folders.append((path, int(member.mtime)))
+            elif member.issym():
+                os.symlink(member.linkname, path)
+            elif member.islnk():
+                os.link("/" + member.linkname.lstrip("/"), path, follow_symlinks=False)
+                continue
+            elif member.isfifo():
+                os.mkfifo(path)
+            elif member.isreg():
+                _write(path, archive, member)
+            else:
+                continue  # a device, which only the machine's own root can make
+            _own(path, member)
+            if not member.issym():
+                os.chmod(path, member.mode & 0o7777)
+            if not member.isdir():
+                os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+            archive.members.clear()  # type: ignore[attr-defined]
+    for path, mtime in reversed(folders):
+        os.utime(path, (mtime, mtime))
+    # To the end, so that whoever sends is not told of a broken pipe.
+    while stream.read(_PIECE):
+        pass
+
+
+def _make_way(path: str, member: tarfile.TarInfo) -> None:
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        if member.isdir():
+            os.makedirs(path)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        return
+    if stat.S_ISDIR(there.st_mode):
+        if not member.isdir():
+            _remove(path)
+    else:
+        os.unlink(path)
+        if member.isdir():
+            os.mkdir(path)
+
+
+def _remove(folder: str) -> None:
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            _remove(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(folder)
+
+
+def _write(path: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    content = archive.extractfile(member)
+    assert content is not None
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb", 0) as file:
+        while piece := content.read(_PIECE):
+            file.write(piece)
+
+
+def _own(path: str, member: tarfile.TarInfo) -> None:
+    try:
+        os.chown(path, member.uid, member.gid, follow_symlinks=False)
+    except OSError as error:
+        # Where only one user is mapped, everything is that user's.
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def archive(path: str, stream: BinaryIO) -> None:
+    """A tar of ``path``, with its last component at the top."""
+    top = path.rstrip("/").rpartition("/")[2]
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+        tar.add(path, arcname=top or "/")
+
+
+def changes(upper: int, lowers: list[int], stream: BinaryIO) -> None:
+    """A tar of what the upper layer holds that the lower ones have not, in the words of overlayfs.
+
+    A folder stands in it only where it is new: https://www.kernel.org/doc/html/latest/filesystems/overlayfs.html.
+    """
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+        os.fchdir(upper)
+        for path in _below(""):
+            there = os.lstat(path)
+            if stat.S_ISCHR(there.st_mode) and there.st_rdev == 0:
+                continue  # says that a file of a lower layer is gone
+            if stat.S_ISDIR(there.st_mode) and not _is_new(path, lowers):
+                continue
+            tar.add(path, recursive=False)
+    os.chdir("/")
+
+
+def _below(folder: str) -> Iterator[str]:
+    with os.scandir(folder or ".") as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            path = os.path.join(folder, entry.name)
+            yield path
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(path)
+
+
+def _is_new(folder: str, lowers: list[int]) -> bool:
+    try:
+        if os.getxattr(folder, "user.overlay.opaque") == b"y":
+            return True
+    except OSError:
+        pass
+    for lower in lowers:
+        try:
+            if stat.S_ISDIR(os.stat(folder, dir_fd=lower, follow_symlinks=False).st_mode):
+                return False
+        except OSError:
+            continue
+    return True
+
+
+def prove() -> None:
+    """Do to a file of a lower layer, and to new ones, what commands do. Raises ``OSError``."""
+    os.mkdir("/probe/new")
+    for path in ("/probe/file", "/probe/new/file"):
+        with open(path, "w") as file:
+            file.write("written")
+        os.rename(path, path + ".renamed")
+        with open(path + ".renamed") as file:
+            if file.read() != "written":
+                raise OSError(errno.EIO, "what was written is not there")
+        os.unlink(path + ".renamed")
+    if os.listdir("/probe") != ["new"]:
+        raise OSError(errno.EIO, "what was removed is still there")

@@ -1,0 +1,163 @@
+"""Process 1 of a sandbox: runs the user's commands, reaps what they leave, and ends it.
+
+Signals from inside do not reach it, SIGKILL included: https://man7.org/linux/man-pages/man7/pid_namespaces.7.html.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from . import confinement, kernel, root, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any, NoReturn
+
+    Request = dict[str, Any]
+
+_END_WITHIN = 4.0
+"""Seconds that what is left may take to end."""
+
+_PIECE = 4096
+
+READY = "ready"
+
+
+def serve(place: root.Root, commands: socket.socket, ready: int, adopted: int, *, groups: bool) -> NoReturn:
+    """Mount ``/proc``, write the line "ready" to ``ready``, and serve ``commands`` until that is closed.
+
+    ``adopted`` ends once this process has the parent that it is to end with.
+    """
+    os.setsid()
+    os.chdir("/")
+    waking, wake = os.pipe()
+    for one in (waking, wake):
+        os.set_blocking(one, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    place.mount_proc()
+    kernel.forbid_inspection()
+    os.write(ready, f"{READY}\n".encode())
+    os.close(ready)
+    os.read(adopted, 1)
+    os.close(adopted)
+    kernel.die_with_parent()
+    first = _First(groups=groups)
+    poll = select.poll()
+    poll.register(commands, select.POLLIN)
+    poll.register(waking, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == waking:
+                os.read(waking, _PIECE)
+                first.reap()
+                continue
+            message = wire.receive(commands)
+            if message is None:
+                os._exit(0)
+            first.answer(commands, *message)
+
+
+class _First:
+    """The commands that run, by their pid, each with the descriptor that its end is told through."""
+
+    def __init__(self, *, groups: bool) -> None:
+        self._groups = groups
+        self._running: dict[int, int] = {}
+
+    def answer(self, commands: socket.socket, request: Request, descriptors: list[int]) -> None:
+        match request["do"]:
+            case "run":
+                self._run(request, *descriptors)
+            case "end":
+                wire.send(commands, self._end())
+            case "list":
+                wire.send(commands, {"running": [line for _, line in _processes()]})
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if (told := self._running.pop(pid, None)) is not None:
+                code = os.waitstatus_to_exitcode(status)
+                try:
+                    os.write(told, b"%d" % (code if code >= 0 else 128 - code))
+                except BrokenPipeError:
+                    pass  # whoever asked has lost patience
+                os.close(told)
+
+    def _run(self, request: Request, out: int, err: int, told: int) -> None:
+        pid = os.fork()
+        if not pid:
+            _become(request, out, err, groups=self._groups)
+        self._running[pid] = told
+        os.close(out)
+        os.close(err)
+
+    def _end(self) -> dict[str, object]:
+        ended: dict[int, str] = {}
+        begun = time.monotonic()
+        while running := _processes():
+            ended = {**dict(running), **ended}
+            if time.monotonic() - begun > _END_WITHIN:
+                return {"ended": list(ended.values()), "stuck": [line for _, line in running]}
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.reap()
+            time.sleep(0.001)
+        return {"ended": list(ended.values()), "stuck": []}
+
+
+def _become(request: Request, out: int, err: int, *, groups: bool) -> NoReturn:
+    """Turn into the command."""
+    try:
+        os.setsid()
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP) and not 32 <= number < 34:  # two are the C library's own
+                signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.umask(0o022)
+        confinement.confine()
+        if groups:
+            os.setgroups(request["groups"])
+        os.setresgid(*[request["gid"]] * 3)
+        os.setresuid(*[request["uid"]] * 3)
+        kernel.gain_no_rights()
+        confinement.filter_calls()
+        os.chdir(request["cwd"])
+        os.execve("/bin/sh", ["/bin/sh", "-c", request["command"]], request["env"])
+    except OSError as error:
+        os.write(2, f"the command could not be started: {error}\n".encode())
+    finally:
+        os._exit(126)
+
+
+def _processes() -> list[tuple[int, str]]:
+    """What runs besides this process, and its command line; named as ``ps`` does where that is blank."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and name != "1":
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    words = file.read().rstrip(b"\0").replace(b"\0", b" ")
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    before, _, after = file.read().rpartition(b")")
+            except OSError:
+                continue
+            if after.split()[0] not in (b"Z", b"X"):
+                words = words or b"[" + before.partition(b"(")[2] + b"]"
+                found.append((int(name), words.decode(errors="backslashreplace").strip()))
+    return found

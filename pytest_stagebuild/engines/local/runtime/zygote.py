@@ -1,0 +1,124 @@
+"""The process that all sandboxes of an engine are forked from: it has everything loaded that they need.
+
+It ends with the socket that it is asked through, and takes the sandboxes along.
+"""
+
+from __future__ import annotations
+
+import ctypes  # noqa: F401 - this and the next: what programs of ours that run beside the user's commands import
+import mmap  # noqa: F401
+import os
+import select
+import signal
+import socket
+import sys
+
+from . import kernel, supervisor, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def main(descriptor: int) -> None:
+    """Serve the socket that ``descriptor`` is."""
+    os.umask(0o022)
+    asked = socket.socket(fileno=descriptor)
+    asked.set_inheritable(False)
+    waking, wake = os.pipe()
+    for one in (waking, wake):
+        os.set_blocking(one, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(asked, select.POLLIN)
+    poll.register(waking, select.POLLIN)
+    living: dict[int, int] = {}
+    while True:
+        for ready, _ in poll.poll():
+            if ready == waking:
+                os.read(waking, 4096)
+                _reap(living)
+                continue
+            message = wire.receive(asked)
+            if message is None:
+                return
+            pid, ended = _sandbox(asked, living, *message)
+            living[pid] = ended
+
+
+def _reap(living: dict[int, int]) -> None:
+    """Close the pipes of the sandboxes that have ended: that is how others know."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid in living:
+            os.close(living.pop(pid))
+
+
+def _sandbox(
+    asked: socket.socket, living: dict[int, int], spec: dict[str, Any], descriptors: list[int]
+) -> tuple[int, int]:
+    serving, commands, ended = descriptors
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asked.close()
+            for one in (ended, from_child, to_child, *living.values()):
+                os.close(one)
+            kernel.die_with_parent()
+
+            def map_users() -> None:
+                os.write(to_parent, b"?")
+                answer = os.read(from_parent, 16)
+                if answer != b"+":
+                    raise OSError(int(answer or b"0"), "the kernel refused the map")
+
+            supervisor.supervise(spec, socket.socket(fileno=serving), socket.socket(fileno=commands), map_users)
+            code = 0
+        except BrokenPipeError:
+            pass  # nobody wants it any more
+        finally:
+            os._exit(code)
+    for one in (serving, commands, to_parent, from_parent):
+        os.close(one)
+    # Only a process out here may map more than itself.
+    if os.read(from_child, 1):
+        try:
+            _map(pid, spec)
+            os.write(to_child, b"+")
+        except OSError as error:
+            os.write(to_child, b"%d" % (error.errno or 0))
+    os.close(from_child)
+    os.close(to_child)
+    return pid, ended
+
+
+def _map(pid: int, spec: dict[str, Any]) -> None:
+    """https://man7.org/linux/man-pages/man7/user_namespaces.7.html, "User and group ID mappings"."""
+    if not spec["groups"]:
+        _write(f"/proc/{pid}/setgroups", "deny")
+    _write(f"/proc/{pid}/uid_map", spec["uid_map"])
+    _write(f"/proc/{pid}/gid_map", spec["gid_map"])
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

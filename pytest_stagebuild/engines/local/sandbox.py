@@ -1,0 +1,442 @@
+"""A sandbox of the local engine: what is asked of its processes, and what becomes of the layer that they wrote."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import tarfile
+import termios
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal
+
+from pytest_stagebuild.engines.local.spawning import Spawned, Spawner
+from pytest_stagebuild.engines.local.store import LocalImage, Store
+from pytest_stagebuild.engines.protocol import CommandExit, ImageConfig, OutputSink, Owner, StoredImage, Stream
+from pytest_stagebuild.engines.users import resolve_user
+from pytest_stagebuild.errors import EngineError, ImageUnavailable
+from pytest_stagebuild.interrupts import held_back
+from pytest_stagebuild.tar import IterableFile, read_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PIECE: Final = 1 << 20
+_END_SEEN_WITHIN: Final = 5.0
+"""Seconds within which a killed command must have ended."""
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class LocalSandbox:
+    """See :class:`~pytest_stagebuild.engines.protocol.Sandbox`. After a commit nothing can be done in it any more."""
+
+    def __init__(
+        self,
+        store: Store,
+        spawner: Spawner,
+        image: LocalImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        users: Mapping[str, object],
+    ) -> None:
+        self.name = f"stagebuild-{uuid.uuid4().hex[:16]}"
+        self._store = store
+        self._image = image
+        self._labels = labels
+        self._one_user = not users["groups"]
+        self._owner: Owner | None = None
+        self._beside: list[LocalBeside] = []
+        self._reading: Generator[bytes, None, None] | None = None
+        self._spawned: Spawned | None = None
+        with held_back():
+            try:
+                self._folder: Path | None = store.new_sandbox(self.name, image)
+            except FileNotFoundError as error:
+                raise ImageUnavailable(f"the image {image.id} is gone. Run again.") from error
+            except OSError as error:
+                raise EngineError(f"no sandbox can be made in {store.path}: {error.strerror}. Run again.") from error
+            spec = {
+                "folder": str(self._folder),
+                "stack": [str(store.layer(one)) for one in image.stack],
+                "binds": dict(image.binds),
+                "network": network,
+                "host_name": self.name,
+                "life": life,
+                **users,
+            }
+            try:
+                self._spawned, self._said = spawner.spawn(spec)
+            except BaseException:
+                self.remove()
+                raise
+
+    @property
+    def owner(self) -> Owner:
+        if self._owner is None:
+            user = self._image.config.user
+            files = [self._text_of(path) if user else "" for path in ("/etc/passwd", "/etc/group")]
+            owner = resolve_user(user, *files)
+            if self._one_user and owner != Owner(0, 0):
+                raise EngineError(
+                    f"the image's USER is {user!r}, and where the local engine is not run by root it has one user, root. "
+                    "Run as root, use Docker, or take an image without a USER."
+                )
+            self._owner = owner
+        return self._owner
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        reading, writing = os.pipe()
+        with suppress(OSError):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIECE)
+        files = self._processes.files
+        with files.asking():
+            try:
+                files.send({"do": "put"}, [reading])
+            finally:
+                os.close(reading)
+            try:
+                with open(writing, "wb", 0) as pipe:
+                    for piece in archive:
+                        view = memoryview(piece)
+                        while view:
+                            view = view[pipe.write(view) :]
+            except BrokenPipeError:
+                pass  # the answer says why
+            finally:
+                answer = files.receive(None)
+        if "error" in answer:
+            raise EngineError(f"the files could not be put into the sandbox: {answer['error']}. Run again.")
+
+    def get(self, path: str) -> Iterator[bytes]:
+        self._end_reading()
+        answer, pieces = self._asked_for({"do": "get", "path": path})
+        if answer.get("absent"):
+            pieces.close()
+            raise FileNotFoundError(f"no such path in the sandbox: {path}")
+        self._reading = pieces
+        return pieces
+
+    def start(self) -> None:
+        if not self._said["shell"]:
+            raise EngineError("the image has no /bin/sh, which every stage needs. Take another image.")
+
+    def run(
+        self,
+        command: str,
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        timeout: float | None,
+        output: OutputSink,
+        user: Literal["image", "root"] = "image",
+    ) -> CommandExit:
+        started = time.monotonic()
+        owner = self.owner if user == "image" else Owner(0, 0)
+        declared = dict(variable.partition("=")[::2] for variable in self._image.config.env)
+        whole = {"PATH": _PATH, "HOME": self._home(owner), **declared, **env}
+        request = {
+            "do": "run", "command": command, "cwd": cwd, "env": whole,
+            "uid": owner.uid, "gid": owner.gid, "groups": self._groups(owner),
+        }  # fmt: skip
+        killed_before = _killed_for_memory()
+        with _Execution(self._processes, request, output) as execution:
+            code = execution.wait(None if timeout is None else started + timeout)
+            timed_out = code is None
+            if code is None:
+                self.end_processes()
+                code = execution.wait(time.monotonic() + _END_SEEN_WITHIN)
+                if code is None:
+                    raise EngineError("the command could not be ended. Run again.")
+        duration = time.monotonic() - started
+        if timed_out:
+            return CommandExit(137, duration, timed_out=True)
+        return CommandExit(code, duration, out_of_memory=code != 0 and _killed_for_memory() > killed_before)
+
+    def run_beside(self, script: str, arguments: Sequence[str]) -> LocalBeside:
+        out, their_out = os.pipe()
+        complaints, their_complaints = os.pipe()
+        try:
+            self._ask({"do": "beside", "script": script, "arguments": [*arguments]}, [their_out, their_complaints])
+        finally:
+            os.close(their_out)
+            os.close(their_complaints)
+            self._beside.append(LocalBeside(out, complaints))
+        return self._beside[-1]
+
+    def end_processes(self) -> list[str]:
+        answer = self._processes.commands.ask({"do": "end"})
+        if answer["stuck"]:
+            names = ", ".join(answer["stuck"])
+            raise EngineError(f"could not end what the command left running: {names}. Run again.")
+        return [str(line) for line in answer["ended"]]
+
+    def changed_files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        _, pieces = self._asked_for({"do": "changes"})
+        try:
+            with tarfile.open(fileobj=IterableFile(pieces), mode="r|", bufsize=_PIECE) as archive:
+                for member in archive:
+                    yield f"/{member.name}", _content(archive, member)
+        except tarfile.TarError as error:
+            raise EngineError(f"the sandbox gave a broken archive: {error}. Run again.") from error
+        finally:
+            pieces.close()
+
+    def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
+        return self._store.stored(self.commit_as(reference, None))
+
+    def commit_as(self, name: str, layers: tuple[str, ...] | None, config: ImageConfig | None = None) -> LocalImage:
+        """Make an image of what is there, whose content ``layers`` tell where that is known; else it is like no other.
+
+        The sandbox has its image's configuration unless another is given.
+        """
+        with held_back():
+            if self._folder is None:
+                raise EngineError("the sandbox is gone. Run again.")
+            self._end()
+            own = uuid.uuid4().hex
+            made = replace(
+                self._image,
+                id=own,
+                names=(name,),
+                labels={**self._image.labels, **self._labels},
+                config=config or self._image.config,
+                layers=(*self._image.layers, f"local:{own}") if layers is None else layers,
+                stack=(*self._image.stack, own),
+                created=time.time(),
+            )
+            try:
+                published = self._store.publish(self._folder, made)
+            except OSError as error:
+                raise EngineError(f"the layer could not be stored: {error.strerror}. Run again.") from error
+            self._folder = None
+            return published
+
+    def prove(self) -> None:
+        """Write, delete and rename on both layers. Raises :class:`EngineError` where that does not work."""
+        self._ask({"do": "prove"}, [])
+
+    def remove(self) -> None:
+        with held_back():
+            self._end()
+            if self._folder is not None:
+                self._store.drop_sandbox(self.name)
+                self._folder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    @property
+    def _processes(self) -> Spawned:
+        if self._spawned is None:
+            raise EngineError("the sandbox has ended. Run again.")
+        return self._spawned
+
+    def _end(self) -> None:
+        self._end_reading()
+        for one in self._beside:
+            one.close()
+        self._beside.clear()
+        if self._spawned is not None:
+            self._spawned.end()
+            self._spawned = None
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def _ask(self, request: Mapping[str, object], descriptors: Sequence[int]) -> Mapping[str, object]:
+        answer = self._processes.files.ask(request, descriptors)
+        if "error" in answer:
+            raise EngineError(f"the sandbox could not {request['do']}: {answer['error']}. Run again.")
+        return answer
+
+    def _asked_for(self, request: Mapping[str, object]) -> tuple[Mapping[str, object], Generator[bytes, None, None]]:
+        """The answer to a request, and what is then written."""
+        reading, writing = os.pipe()
+        complaints, their_complaints = os.pipe()
+        with suppress(OSError):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIECE)
+        pieces = _pieces(reading, complaints)
+        next(pieces)
+        try:
+            answer = self._ask(request, [writing, their_complaints])
+        except BaseException:
+            pieces.close()
+            raise
+        finally:
+            os.close(writing)
+            os.close(their_complaints)
+        return answer, pieces
+
+    def _text_of(self, path: str) -> str:
+        """A text file of the image, "" where there is none."""
+        try:
+            return read_file(b"".join(self.get(path))).decode(errors="replace")
+        except (FileNotFoundError, ValueError):
+            return ""
+
+    def _home(self, owner: Owner) -> str:
+        if owner.uid == 0:
+            return "/root"
+        lines = (line.split(":") for line in self._text_of("/etc/passwd").splitlines())
+        return next((fields[5] for fields in lines if len(fields) > 5 and fields[2] == str(owner.uid)), "/")
+
+    def _groups(self, owner: Owner) -> list[int]:
+        """The groups that list the user: https://man7.org/linux/man-pages/man5/group.5.html."""
+        if owner.uid == 0:
+            return []
+        people = (line.split(":") for line in self._text_of("/etc/passwd").splitlines())
+        names = {fields[0] for fields in people if len(fields) > 2 and fields[2] == str(owner.uid)}
+        groups = (line.split(":") for line in self._text_of("/etc/group").splitlines())
+        return [int(one[2]) for one in groups if len(one) > 3 and one[2].isdecimal() and names & {*one[3].split(",")}]
+
+
+class LocalBeside:
+    """See :class:`~pytest_stagebuild.engines.protocol.Beside`."""
+
+    def __init__(self, out: int, complaints: int) -> None:
+        self._out = out
+        self._complaints = complaints
+        self._printed = b""
+
+    def line(self, timeout: float) -> str | None:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._printed:
+            ready, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
+            piece = os.read(self._out, _PIECE) if ready else b""
+            if not piece:
+                return None
+            self._printed += piece
+        line, _, self._printed = self._printed.partition(b"\n")
+        return line.decode(errors="replace")
+
+    def complaint(self) -> str:
+        said = b""
+        while select.select([self._complaints], [], [], 0)[0] and (piece := os.read(self._complaints, _PIECE)):
+            said += piece
+        return said.decode(errors="replace").strip().rpartition("\n")[2]
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._complaints)
+
+
+class _Execution:
+    """A command that runs; what it prints is delivered while somebody waits for it."""
+
+    def __init__(self, processes: Spawned, request: Mapping[str, object], output: OutputSink) -> None:
+        self._output = output
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        self._told, their_told = os.pipe()
+        self._streams: dict[int, Stream] = {out: "stdout", err: "stderr"}
+        self._open = [out, err, self._told]
+        for pipe in (their_out, their_err):
+            with suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIECE)
+        try:
+            processes.commands.send(request, [their_out, their_err, their_told])
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for pipe in (their_out, their_err, their_told):
+                os.close(pipe)
+
+    def wait(self, deadline: float | None) -> int | None:
+        """The exit code, after all that the command has written was delivered; None when the deadline has passed."""
+        poll = select.poll()
+        for one in (*self._streams, self._told):
+            poll.register(one, select.POLLIN)
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
+            for descriptor in ready - {self._told}:
+                piece = os.read(descriptor, _PIECE)
+                if piece:
+                    self._output(self._streams[descriptor], piece)
+                else:
+                    poll.unregister(descriptor)
+            # What it has written has been seen by now, but for what is still in the pipes.
+            if self._told in ready:
+                code = os.read(self._told, 16)
+                if not code:
+                    raise EngineError(
+                        "the sandbox ended while the command ran in it: somebody killed it, or the machine is short of "
+                        "memory. Run again."
+                    )
+                self._drain()
+                return int(code)
+
+    def _drain(self) -> None:
+        """Deliver what is in the pipes, and no more: what the command left running may go on writing for ever."""
+        for descriptor, stream in self._streams.items():
+            waiting = array.array("i", [0])
+            fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+            left = waiting[0]
+            while left > 0 and (piece := os.read(descriptor, min(left, _PIECE))):
+                left -= len(piece)
+                self._output(stream, piece)
+
+    def close(self) -> None:
+        for one in self._open:
+            os.close(one)
+        self._open.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _pieces(reading: int, complaints: int) -> Generator[bytes, None, None]:
+    """What is written, in pieces; the first one is empty. Raises :class:`EngineError` where the writer complains."""
+    try:
+        yield b""
+        while piece := os.read(reading, _PIECE):
+            yield piece
+        if words := os.read(complaints, _PIECE):
+            raise EngineError(f"the sandbox could not give its files: {words.decode(errors='replace').strip()}")
+    finally:
+        os.close(reading)
+        os.close(complaints)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    if member.issym() or member.islnk():
+        yield member.linkname.encode("utf-8", "surrogateescape")
+    elif member.isreg() and (file := archive.extractfile(member)):
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _killed_for_memory() -> int:
+    """How many processes the kernel has killed for memory since it started."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0
