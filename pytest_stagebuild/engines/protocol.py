@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Stream = Literal["stdout", "stderr"]
 OutputSink = Callable[[Stream, bytes], None]
 """Called with each piece of output as it arrives, in order, from one thread at a time."""
+
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -219,3 +222,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back the connection."""
+
+
+def platform_of(system: str, architecture: str, variant: str = "") -> str:
+    """``linux/amd64`` and the like, whatever the system calls the architecture."""
+    parts = [system.lower(), _ARCHITECTURES.get(architecture, architecture), variant]
+    return "/".join(part for part in parts if part)

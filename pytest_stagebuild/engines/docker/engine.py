@@ -14,13 +14,12 @@ from pytest_stagebuild.engines.docker.images import (
     PullBytes,
     is_id,
     parse_reference,
-    platform_of,
     registry_of,
     stored_image,
 )
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
-from pytest_stagebuild.engines.protocol import PullProgress, StoredImage
+from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
 
 if TYPE_CHECKING:

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage
-
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-
+from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage, platform_of
 
 @dataclass(frozen=True)
 class Reference:
@@ -45,12 +42,6 @@ def registry_of(text: str) -> str:
 def is_id(text: str) -> bool:
     """Whether ``text`` is an image id, whole or short, rather than a name."""
     return re.fullmatch(r"(sha256:)?[0-9a-f]{64}|[0-9a-f]{12,63}", text) is not None
-
-
-def platform_of(system: str, architecture: str, variant: str = "") -> str:
-    """``linux/amd64`` and the like, whatever the engine calls the architecture."""
-    parts = [system.lower(), _ARCHITECTURES.get(architecture, architecture), variant]
-    return "/".join(part for part in parts if part)
 
 
 def stored_image(inspection: Mapping[str, Any]) -> StoredImage:

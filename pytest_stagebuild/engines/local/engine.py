@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from pytest_stagebuild.engines import HOST_IMAGE as HOST
-from pytest_stagebuild.engines.local.host import VENV, Host, this_host
+from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
 from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store
-from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage
+from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
-
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _SHIFT: Final = 0x70000000
 """The first of the users that root maps: from a range that is nobody's else
@@ -27,7 +26,8 @@ _SHIFT: Final = 0x70000000
 
 _USERS: Final = 65536
 
-_NO_CONFIG: Final = ImageConfig()
+_PLACES: Final = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
+"""The folders that every sandbox has, with their modes."""
 
 _LIFE: Final = 300.0
 _PREPARING: Final = 600.0
@@ -67,8 +67,7 @@ class LocalEngine:
 
     @property
     def platform(self) -> str:
-        machine = platform.machine()
-        return f"linux/{_ARCHITECTURES.get(machine, machine)}"
+        return platform_of("linux", platform.machine())
 
     @property
     def default_image(self) -> str | None:
@@ -82,21 +81,19 @@ class LocalEngine:
         return f"local, store {self._store.path}"
 
     def find_image(self, reference: str) -> StoredImage | None:
-        from pytest_stagebuild.engines.local.importing import imported_name
+        from pytest_stagebuild.engines.local.importing import name_of
 
-        name = self._host.name if reference == HOST else imported_name(reference) or reference
+        name = self._host.name if reference == HOST else name_of(reference) or reference
         found = self._store.find(name)
         return self._store.stored(found) if found else None
 
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
-        from pytest_stagebuild.engines.local.importing import import_image, imported_name
-
+        if found := self.find_image(reference) if reference == HOST or reference.startswith("/") else None:
+            return found
         if reference == HOST:
-            return self.find_image(HOST) or self._make_host()
-        if imported_name(reference):
-            return self.find_image(reference) or self._store.stored(
-                import_image(reference, self._store, self._platform_image, self._sandbox, progress)
-            )
+            return self._make_host()
+        if reference.startswith("/"):
+            return self._import(reference, progress)
         raise ImageUnavailable(
             f"the image {reference} is not in the local engine's store, and it has no registry to pull it from. "
             f"Bring it in: `docker save {reference} -o image.tar` where it is, and --stagebuild-image=./image.tar here; "
@@ -135,31 +132,64 @@ class LocalEngine:
             self._store, self._spawner, image, labels=labels, network=network, life=life, users=self._users
         )
 
-    def _platform_image(self) -> LocalImage:
-        return LocalImage("", (), {}, _NO_CONFIG, (), (), self.platform, 0.0, "")
+    def _import(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
+        from pytest_stagebuild.engines.local.importing import content_of, mount_points, name_of
+
+        name = str(name_of(reference))
+        binds = network_files()
+        with content_of(reference) as content:
+            ground = self._blank(_PLACES, [], config=content.config)
+            received = 0
+
+            def counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+                nonlocal received
+                for piece in pieces:
+                    received += len(piece)
+                    progress(PullProgress(reference, received, None))
+                    yield piece
+
+            with self._sandbox(ground, labels={}, network=False, life=_PREPARING) as sandbox:
+                for layer in content.layers:
+                    sandbox.put_layer(counted(layer()))
+                sandbox.put_layer([mount_points(_PLACES, list(binds))])
+                new = [one for one in content.names if self._store.find(one) is None]
+                made = sandbox.commit_as((name, *new), content.digests, title=content.title, binds=binds)
+        return self._store.stored(made)
+
+    def _blank(
+        self,
+        folders: Mapping[str, int],
+        files: Sequence[str],
+        links: Mapping[str, str] = MappingProxyType({}),
+        **more: Any,
+    ) -> LocalImage:
+        """An image of one layer that holds nothing but places to mount on."""
+        ground = self._store.make_layer(folders, files, links)
+        return self._store.publish(
+            ground,
+            LocalImage(
+                **{
+                    "id": ground.name,
+                    "names": (),
+                    "labels": {},
+                    "config": ImageConfig(),
+                    "layers": (),
+                    "stack": (ground.name,),
+                    "platform": self.platform,
+                    "created": 0.0,
+                    "boot": "",
+                    **more,
+                }
+            ),
+        )
 
     def _make_host(self) -> StoredImage:
         host = self._host
-        folders = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
+        folders = {**_PLACES}
         folders |= {path: 0o755 for path in host.binds if os.path.isdir(path)}
         files = [path for path in host.binds if not os.path.isdir(path)]
-        ground = self._store.make_layer(folders, files, host.links)
-        skeleton = self._store.publish(
-            ground,
-            LocalImage(
-                id=ground.name,
-                names=(),
-                labels={},
-                config=host.config,
-                layers=(f"host:{host.digest}",),
-                stack=(ground.name,),
-                platform=self.platform,
-                created=0.0,
-                boot="",
-                binds=host.binds,
-                title=host.title,
-            ),
-        )
+        more = {"config": host.config, "binds": host.binds, "layers": (f"host:{host.digest}",), "title": host.title}
+        skeleton = self._blank(folders, files, host.links, **more)
         said: list[bytes] = []
         with self._sandbox(skeleton, labels={}, network=False, life=_PREPARING) as sandbox:
             ended = sandbox.run(
@@ -177,15 +207,13 @@ class LocalEngine:
                     "another Python, or Docker."
                 )
             # The identity is the host's: its virtual environment is made of that and of nothing else.
-            return self._store.stored(sandbox.commit_as(host.name, skeleton.layers))
+            return self._store.stored(sandbox.commit_as((host.name,), skeleton.layers))
 
     def _prove(self) -> None:
         """Take the steps that a sandbox takes, once after each start of the machine."""
         if self._store.proven():
             return
-        ground = self._store.make_layer({"/dev": 0o755, "/proc": 0o755, "/probe": 0o755}, ["/probe/file"], {})
-        image = LocalImage(ground.name, (), {}, _NO_CONFIG, (), (ground.name,), self.platform, 0.0, "")
-        image = self._store.publish(ground, image)
+        image = self._blank({"/dev": 0o755, "/proc": 0o755, "/probe": 0o755}, ["/probe/file"])
         try:
             with self._sandbox(image, labels={}, network=False) as sandbox:
                 sandbox.prove()

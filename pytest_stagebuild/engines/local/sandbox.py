@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_stagebuild.engines.local.spawning import Spawned, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store
-from pytest_stagebuild.engines.protocol import CommandExit, ImageConfig, OutputSink, Owner, StoredImage, Stream
+from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage, Stream
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
@@ -95,13 +95,20 @@ class LocalSandbox:
         return self._owner
 
     def put(self, archive: Iterable[bytes]) -> None:
+        self._put("put", archive)
+
+    def put_layer(self, archive: Iterable[bytes]) -> None:
+        """Put a layer of an image on top of what is there, and remove what it says is gone."""
+        self._put("put layer", archive)
+
+    def _put(self, how: str, archive: Iterable[bytes]) -> None:
         reading, writing = os.pipe()
         with suppress(OSError):
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIECE)
         files = self._processes.files
         with files.asking():
             try:
-                files.send({"do": "put"}, [reading])
+                files.send({"do": how}, [reading])
             finally:
                 os.close(reading)
             try:
@@ -192,25 +199,33 @@ class LocalSandbox:
             pieces.close()
 
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
-        return self._store.stored(self.commit_as(reference, None))
+        own = uuid.uuid4().hex
+        layers = (*self._image.layers, f"local:{own}")
+        return self._store.stored(self.commit_as((reference,), layers, title="", own=own))
 
-    def commit_as(self, name: str, layers: tuple[str, ...] | None, config: ImageConfig | None = None) -> LocalImage:
-        """Make an image of what is there, whose content ``layers`` tell where that is known; else it is like no other.
-
-        The sandbox has its image's configuration unless another is given.
-        """
+    def commit_as(
+        self,
+        names: tuple[str, ...],
+        layers: tuple[str, ...],
+        *,
+        title: str | None = None,
+        binds: Mapping[str, str] | None = None,
+        own: str = "",
+    ) -> LocalImage:
+        """Make an image of what is there, whose content is told by ``layers``; what is not given stays as it is."""
         with held_back():
             if self._folder is None:
                 raise EngineError("the sandbox is gone. Run again.")
             self._end()
-            own = uuid.uuid4().hex
+            own = own or uuid.uuid4().hex
             made = replace(
                 self._image,
                 id=own,
-                names=(name,),
+                names=names,
                 labels={**self._image.labels, **self._labels},
-                config=config or self._image.config,
-                layers=(*self._image.layers, f"local:{own}") if layers is None else layers,
+                layers=layers,
+                title=self._image.title if title is None else title,
+                binds=self._image.binds if binds is None else binds,
                 stack=(*self._image.stack, own),
                 created=time.time(),
             )

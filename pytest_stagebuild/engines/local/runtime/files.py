@@ -14,23 +14,38 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 
+_MOUNTED = ("/dev/", "/proc/")
+"""What of an image nobody would see."""
+
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+
 # Names of users are nothing to us, and looking them up would read the sandbox's own files.
 tarfile.pwd = tarfile.grp = None  # type: ignore[attr-defined]
 
 
-def extract(stream: BinaryIO) -> None:
-    """Put what the tar holds where its headers say, in place of what is there."""
+def extract(stream: BinaryIO, *, layer: bool) -> None:
+    """Put what the tar holds where its headers say, in place of what is there.
+
+    That of a layer also says what is gone: https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md#whiteouts.
+    """
     folders: list[tuple[str, int]] = []
+    new: set[str] = set()
     with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, errorlevel=2) as archive:
         for member in archive:
-            path = "/" + member.name.strip("/")
+            path = os.path.normpath("/" + member.name.strip("/"))
+            if layer and f"{path}/".startswith(_MOUNTED):
+                continue
+            if layer and os.path.basename(path).startswith(_WHITEOUT):
+                _white_out(path, new)
+                continue
+            new.add(path)
             _make_way(path, member)
             if member.isdir():
                 folders.append((path, int(member.mtime)))
             elif member.issym():
                 os.symlink(member.linkname, path)
             elif member.islnk():
-                os.link("/" + member.linkname.lstrip("/"), path, follow_symlinks=False)
+                os.link(os.path.normpath("/" + member.linkname.lstrip("/")), path, follow_symlinks=False)
                 continue
             elif member.isfifo():
                 os.mkfifo(path)
@@ -49,6 +64,22 @@ def extract(stream: BinaryIO) -> None:
     # To the end, so that whoever sends is not told of a broken pipe.
     while stream.read(_PIECE):
         pass
+
+
+def _white_out(path: str, new: set[str]) -> None:
+    """Remove what a layer says is gone of the layers below it."""
+    folder, name = os.path.split(path)
+    if name == _OPAQUE:
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+    else:
+        names = [name[len(_WHITEOUT) :]]
+    for gone in (os.path.join(folder, one) for one in names):
+        if gone in new or not os.path.lexists(gone):
+            continue
+        if os.path.isdir(gone) and not os.path.islink(gone):
+            _remove(gone)
+        else:
+            os.unlink(gone)
 
 
 def _make_way(path: str, member: tarfile.TarInfo) -> None:

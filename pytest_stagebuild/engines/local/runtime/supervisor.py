@@ -136,9 +136,9 @@ def _answer(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict
 
 def _done(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[str, object]:
     match request["do"]:
-        case "put":
+        case "put" | "put layer":
             with open(os.dup(descriptors[0]), "rb", 0) as stream:
-                files.extract(stream)
+                files.extract(stream, layer=request["do"] == "put layer")
         case "get":
             try:
                 os.lstat(request["path"])
