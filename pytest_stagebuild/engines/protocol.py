@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -51,7 +51,7 @@ class StoredImage:
     config: ImageConfig
     platform: str
     labels: Mapping[str, str]
-    size: int
+    size: int = field(compare=False)
     created: float
     title: str = ""
 

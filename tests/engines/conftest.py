@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.local import LocalEngine
+from pytest_stagebuild.engines.local.engine import STORE_VARIABLE
+from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import Engine, ImageConfig, StoredImage
 from pytest_stagebuild.errors import EngineUnavailable
 
@@ -75,6 +81,56 @@ def docker_with_user(docker: DockerEngine, docker_base: StoredImage) -> Iterator
     docker.remove_image(image.id)
 
 
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STORE_VARIABLE, str(shared_folder(tmp_path_factory) / "store"))
+        try:
+            engine = LocalEngine.connect()
+        except EngineUnavailable as error:
+            pytest.skip(f"no local engine: {error}")
+    yield engine
+    engine.close()
+    left = [owner for owner in engine._store._owners() if owner.process == this_process()]
+    assert not left, f"sandboxes left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def local_base(local: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> StoredImage:
+    """The same image as on Docker, imported once for all workers."""
+    folder = shared_folder(tmp_path_factory)
+    with FileLock(folder / "image.lock"):
+        if (found := local.find_image(BASE)) is None:
+            docker_command("save", "-o", folder / "image.tar", BASE)
+            found = local.pull_image(str(folder / "image.tar"), lambda _: None)
+            (folder / "image.tar").unlink()
+    return found
+
+
+@pytest.fixture(scope="session")
+def local_with_user(local: LocalEngine, local_base: StoredImage) -> Iterator[StoredImage]:
+    """The base image with a named user and an environment."""
+    with local.sandbox(local_base, labels={}, network=False, life=300) as sandbox:
+        sandbox.start()
+        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
+        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
+        config = ImageConfig(("PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"), "app", "/home/app")
+        sandbox._image = replace(sandbox._image, config=config)
+        image = sandbox.commit(f"stagebuild-test/user:{uuid.uuid4().hex}", {})
+    yield image
+    local.remove_image(image.id)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of one run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+
+
+def docker_command(*arguments: str | Path) -> None:
+    subprocess.run(["docker", *arguments], check=True, capture_output=True)
+
+
 @pytest.fixture
 def test_id() -> str:
     return uuid.uuid4().hex[:12]
@@ -99,6 +155,8 @@ def world_of(test_id: str) -> Iterator[Callable[[Engine, StoredImage], World]]:
     params=[
         pytest.param(("docker", "docker_base"), id="docker-root", marks=pytest.mark.engine),
         pytest.param(("docker", "docker_with_user"), id="docker-user", marks=pytest.mark.engine),
+        pytest.param(("local", "local_base"), id="local-root", marks=pytest.mark.engine),
+        pytest.param(("local", "local_with_user"), id="local-user", marks=pytest.mark.engine),
     ]
 )
 def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
@@ -107,7 +165,7 @@ def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage
     return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
 
 
-@pytest.fixture(params=["fake-root", "fake-user", "docker-root", "docker-user"])
+@pytest.fixture(params=[f"{engine}-{user}" for engine in ("fake", "docker", "local") for user in ("root", "user")])
 def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each engine, the fake too: what holds for both can be relied on in tests with the fake."""
     engine_name, _, user = request.param.partition("-")
@@ -115,7 +173,7 @@ def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImag
         config = ImageConfig(env=("GREETING=hello world",), user="app" if user == "user" else "")
         engine = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
         return world_of(engine, engine.find_image(BASE))
-    image = request.getfixturevalue("docker_with_user" if user == "user" else "docker_base")
+    image = request.getfixturevalue(f"{engine_name}_with_user" if user == "user" else f"{engine_name}_base")
     return world_of(request.getfixturevalue(engine_name), image)
 
 

@@ -29,6 +29,9 @@ _USERS: Final = 65536
 _PLACES: Final = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
 """The folders that every sandbox has, with their modes."""
 
+STORE_VARIABLE: Final = "PYTEST_STAGEBUILD_STORE"
+"""The environment variable that puts the store elsewhere than into the user's cache folder."""
+
 _LIFE: Final = 300.0
 _PREPARING: Final = 600.0
 
@@ -49,7 +52,10 @@ class LocalEngine:
         from pytest_stagebuild.state import cache_folder
 
         shift, users = _users()
-        engine = cls(Store(cache_folder() / ("local-root" if shift else "local"), shift=shift), users)
+        place = os.environ.get(STORE_VARIABLE)
+        folder = Path(place).absolute() if place else cache_folder() / "local"
+        # What others own has other owners in it than what is the user's own.
+        engine = cls(Store(folder / ("root" if shift else "user"), shift=shift), users)
         try:
             engine._prove()
         except BaseException:

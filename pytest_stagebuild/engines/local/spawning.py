@@ -176,7 +176,7 @@ def _remedy(step: str, number: int, place: Path) -> str:
     if step == "mount an overlay":
         return (
             f"{place} must lie on a local file system that can be the upper layer of an overlay (ext4, xfs, btrfs; not "
-            "NFS, nor a container's own overlay), on Linux 5.12 or newer: set XDG_CACHE_HOME to a folder on one."
+            "NFS, nor a container's own overlay), on Linux 5.12 or newer: name a folder on one in PYTEST_STAGEBUILD_STORE."
         )
     if step == "mount /proc" and refused:
         return (

@@ -97,7 +97,7 @@ class Store:
         except OSError as error:
             raise EngineUnavailable(
                 f"the local engine cannot keep its store at {path}: {error.strerror or error}. "
-                "Set XDG_CACHE_HOME to a folder of yours on a local disk."
+                "Name a folder of yours on a local disk in PYTEST_STAGEBUILD_STORE."
             ) from error
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._work: list[threading.Thread] = []
