@@ -32,10 +32,11 @@ MADE = ("p", "d/q", "n/r", "e/g/s", "/out/t", "/out/u")
 TARGETS = ("a", "d", "d/b", "e/g", "b", "f", "../a", "nowhere")
 
 SEE = (
-    'see() { for one; do path=$(readlink -m "$one"); while [ -n "$path" ]; do '
+    'see() { for one; do path=$(timeout 5 readlink -m "$one"); while [ -n "$path" ]; do '
     'path=${path%/*}; ls "$path/"; done; done >/dev/null 2>&1; }\n'
 )
-"""Lists the folders that lead to a path: what is looked for in others leaves no event (docs/explanation/reuse.md)."""
+"""Lists the folders that lead to a path: what is looked for in others leaves no event (docs/explanation/reuse.md).
+``readlink -m`` does not end where a link leads into itself (``d -> d/b``)."""
 
 OUTLIVING = (
     "setsid sh -c 'cat {x} >/tmp/early; echo >/tmp/done; exec sleep 300' >/dev/null 2>&1 & "

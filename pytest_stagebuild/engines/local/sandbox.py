@@ -56,6 +56,7 @@ class LocalSandbox:
         self._one_user = not users["groups"]
         self._owner: Owner | None = None
         self._beside: list[LocalBeside] = []
+        self._executions: list[_Execution] = []
         self._reading: Generator[bytes, None, None] | None = None
         self._spawned: Spawned | None = None
         with held_back():
@@ -156,14 +157,16 @@ class LocalSandbox:
             "uid": owner.uid, "gid": owner.gid, "groups": self._groups(owner),
         }  # fmt: skip
         killed_before = _killed_for_memory()
-        with _Execution(self._processes, request, output) as execution:
-            code = execution.wait(None if timeout is None else started + timeout)
-            timed_out = code is None
+        execution = _Execution(self._processes, request, output)
+        # What it leaves running may hold its output open, and is not to die of a broken pipe before it is named.
+        self._executions.append(execution)
+        code = execution.wait(None if timeout is None else started + timeout)
+        timed_out = code is None
+        if code is None:
+            self.end_processes()
+            code = execution.wait(time.monotonic() + _END_SEEN_WITHIN)
             if code is None:
-                self.end_processes()
-                code = execution.wait(time.monotonic() + _END_SEEN_WITHIN)
-                if code is None:
-                    raise EngineError("the command could not be ended. Run again.")
+                raise EngineError("the command could not be ended. Run again.")
         duration = time.monotonic() - started
         if timed_out:
             return CommandExit(137, duration, timed_out=True)
@@ -263,9 +266,10 @@ class LocalSandbox:
 
     def _end(self) -> None:
         self._end_reading()
-        for one in self._beside:
+        for one in (*self._beside, *self._executions):
             one.close()
         self._beside.clear()
+        self._executions.clear()
         if self._spawned is not None:
             self._spawned.end()
             self._spawned = None
@@ -415,14 +419,6 @@ class _Execution:
         for one in self._open:
             os.close(one)
         self._open.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _pieces(reading: int, complaints: int) -> Generator[bytes, None, None]:
