@@ -1,4 +1,4 @@
-"""An engine, and images to trace on."""
+"""Each real engine, and images to trace on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pytest_stagebuild.engines.docker import DockerEngine
-from pytest_stagebuild.engines.protocol import StoredImage
+from pytest_stagebuild.engines.local import LocalEngine
+from pytest_stagebuild.engines.local.engine import STORE_VARIABLE
+from pytest_stagebuild.engines.protocol import Engine, StoredImage
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
 
@@ -18,27 +20,64 @@ from readers import PYTHON_IMAGE, image_with_readers
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[DockerEngine]:
+def docker() -> Iterator[DockerEngine]:
     engine = DockerEngine.connect()
     yield engine
     engine.close()
 
 
+@pytest.fixture(scope="session", params=["docker", "local"])
+def engine(
+    request: pytest.FixtureRequest, docker: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    if request.param == "docker":
+        yield docker
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STORE_VARIABLE, str(tmp_path_factory.mktemp("store")))
+        engine = LocalEngine.connect()
+    yield engine
+    engine.close()
+
+
 @pytest.fixture(scope="session")
-def python_image(engine: DockerEngine) -> StoredImage:
-    image = engine.find_image(PYTHON_IMAGE)
+def bring(
+    engine: Engine, docker: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[StoredImage], StoredImage]:
+    """Brings an image that was made on Docker to the engine."""
+
+    def brought(image: StoredImage) -> StoredImage:
+        if engine is docker:
+            return image
+        saved = tmp_path_factory.mktemp("saved") / "image.tar"
+        with saved.open("wb") as file:
+            file.writelines(docker._connection.patient.get_image(image.id))
+        found = engine.pull_image(str(saved), lambda _: None)
+        saved.unlink()
+        return found
+
+    return brought
+
+
+@pytest.fixture(scope="session")
+def python_image(docker: DockerEngine, engine: Engine, request: pytest.FixtureRequest) -> StoredImage:
+    if engine is not docker:
+        return request.getfixturevalue("image_of_readers")  # it is the same with a few files more
+    image = docker.find_image(PYTHON_IMAGE)
     assert image, f"the image {PYTHON_IMAGE} is not here: scripts/ensure-image {PYTHON_IMAGE}"
     return image
 
 
 @pytest.fixture(scope="session")
-def image_of_readers(engine: DockerEngine) -> Iterator[StoredImage]:
-    with image_with_readers(engine) as image:
-        yield image
+def image_of_readers(
+    docker: DockerEngine, bring: Callable[[StoredImage], StoredImage]
+) -> Iterator[StoredImage]:
+    with image_with_readers(docker) as image:
+        yield bring(image)
 
 
 @pytest.fixture
-def new_place(engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Place]]:
+def new_place(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Place]]:
     """Makes source trees on an image, with commands of install and build."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     places: list[Place] = []

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from places import Place, WithoutCache, quoted, without_cache
 
-from pytest_stagebuild.engines.docker import DockerEngine
-from pytest_stagebuild.engines.protocol import StoredImage
+from pytest_stagebuild.engines.protocol import Engine, StoredImage
 
 STEPS_OF_ONE = 50
 STEPS = int(os.environ.get("STAGEBUILD_STEPS", "1000"))
@@ -255,7 +254,7 @@ class NothingOldIsReused(RuleBasedStateMachine):
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_whatever_is_reused_equals_what_a_run_without_a_cache_makes(
-    engine: DockerEngine, image_of_readers: StoredImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, image_of_readers: StoredImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: Counter[str] = Counter()
