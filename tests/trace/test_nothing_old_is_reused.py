@@ -42,6 +42,9 @@ OUTLIVING = (
     "until [ -s /tmp/done ]; do sleep 0.01; done; cat /tmp/early; rm -f /tmp/early /tmp/done"
 )
 
+COPY_FOLDER = "cp -r {d} /tmp/copied && mv -T /tmp/copied {p}; rm -rf /tmp/copied"
+"""Not straight there: what ``cp -r d d/q`` copies before it finds its own target goes by the numbers of inodes."""
+
 READS = (
     "cat {x}",
     "cat {x} {y}",
@@ -71,7 +74,7 @@ WRITES = (
     "cp {x} {p}",
     "cp -a {x} {p}",
     "cp -l {x} {p} && cat {p}",
-    "cp -r {d} {p}",
+    COPY_FOLDER,
     "mv {x} {p}",
     "mv {x} {y}",
     "mv {d} {p}",
