@@ -22,6 +22,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pytest_stagebuild.engines import connect
@@ -39,6 +40,10 @@ GOALS = {
 LARGE = "for i in $(seq {count}); do head -c 1000000 /dev/urandom >l$i; head -c 1000 /dev/urandom >s$i; done"
 
 
+Times = dict[str, dict[str, list[float]]]
+"""Seconds, by what was done and the engine that did it."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=["docker", "local"])
@@ -46,45 +51,54 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    times: dict[str, dict[str, list[float]]] = {}
-
-    def taken(what: str, engine: str, seconds: float) -> None:
-        times.setdefault(what, {}).setdefault(engine, []).append(seconds)
-
+    times: Times = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-        engines = {name: connect(name)[0] for name in chosen.engines}
-        images = {name: base(engine) for name, engine in engines.items()}
-        for _ in range(chosen.runs):
-            for name, engine in engines.items():
-                taken("disposable run", name, timed(lambda e=engine, n=name: disposable(e, images[n])))
-        for _ in range(max(3, chosen.runs // 2)):
-            for name, engine in engines.items():
-                taken("checkpoint", name, checkpoint(engine, images[name], chosen.megabytes))
-        for engine in engines.values():
-            engine.close()
-        for number in range(max(3, chosen.runs // 2)):
-            for name in chosen.engines:
-                project = Path(folder) / f"{name}-{number}"
-                shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns(".stagebuild", "dist", "__pycache__"))
-                taken("first run", name, timed(lambda n=name, p=project: whole_run(n, p)))
-                whole_run(name, project, "--stagebuild-test-cmd=true")
-        empty = Path(folder) / "empty"
-        empty.mkdir()
-        for _ in range(chosen.runs):
-            for name in chosen.engines:
-                project = Path(folder) / f"{name}-0"
-                nothing = timed(lambda: pytest(empty, (0, 5)))
-                unchanged = timed(lambda n=name, p=project: whole_run(n, p, "--stagebuild-test-cmd=true"))
-                taken("empty pytest", name, nothing)
-                taken("unchanged run", name, unchanged)
-                taken("unchanged run, less an empty pytest", name, unchanged - nothing)
+        in_process(times, chosen.engines, chosen.runs, chosen.megabytes)
+        whole_runs(times, chosen.engines, chosen.runs, Path(folder))
     medians = {what: {name: statistics.median(all_) for name, all_ in by.items()} for what, by in times.items()}
     if chosen.json:
         print(json.dumps({"times": times, "medians": medians, "goals": GOALS}))
     else:
         table(medians, times, chosen.engines)
     return int(any(by.get("local", 0) > GOALS.get(what, float("inf")) for what, by in medians.items()))
+
+
+def in_process(times: Times, names: list[str], runs: int, megabytes: int) -> None:
+    """A disposable command and a checkpoint."""
+    engines = {name: connect(name)[0] for name in names}
+    images = {name: base(engine) for name, engine in engines.items()}
+    for _ in range(runs):
+        for name, engine in engines.items():
+            taken(times, "disposable run", name, timed(partial(disposable, engine, images[name])))
+    for _ in range(max(3, runs // 2)):
+        for name, engine in engines.items():
+            taken(times, "checkpoint", name, checkpoint(engine, images[name], megabytes))
+    for engine in engines.values():
+        engine.close()
+
+
+def whole_runs(times: Times, names: list[str], runs: int, folder: Path) -> None:
+    """Runs of the example, with the tests and without."""
+    for number in range(max(3, runs // 2)):
+        for name in names:
+            project = folder / f"{name}-{number}"
+            shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns(".stagebuild", "dist", "__pycache__"))
+            taken(times, "first run", name, timed(partial(whole_run, name, project)))
+            whole_run(name, project, "--stagebuild-test-cmd=true")
+    empty = folder / "empty"
+    empty.mkdir()
+    for _ in range(runs):
+        for name in names:
+            nothing = timed(partial(pytest, empty, (0, 5)))
+            unchanged = timed(partial(whole_run, name, folder / f"{name}-0", "--stagebuild-test-cmd=true"))
+            taken(times, "empty pytest", name, nothing)
+            taken(times, "unchanged run", name, unchanged)
+            taken(times, "unchanged run, less an empty pytest", name, unchanged - nothing)
+
+
+def taken(times: Times, what: str, engine: str, seconds: float) -> None:
+    times.setdefault(what, {}).setdefault(engine, []).append(seconds)
 
 
 def base(engine: Engine) -> StoredImage:
@@ -133,7 +147,7 @@ def timed(work: Callable[[], None]) -> float:
     return time.monotonic() - begun
 
 
-def table(medians: dict[str, dict[str, float]], times: dict[str, dict[str, list[float]]], engines: list[str]) -> None:
+def table(medians: dict[str, dict[str, float]], times: Times, engines: list[str]) -> None:
     print(f"{'':<38}" + "".join(f"{name:>22}" for name in engines) + f"{'goal (local)':>15}")
     for what, by in medians.items():
         cells = "".join(f"{by[name] * 1000:9.0f} ms {spread(times[what][name]):>9}" for name in engines)

@@ -242,7 +242,8 @@ def _checked_image(reference: str, where: str, folder: Path) -> str:
     if _IMAGE.fullmatch(reference.removeprefix("tag:")) is None:
         raise ConfigurationError(
             f"{where}: {reference!r} is no image. "
-            "Write NAME[:TAG][@DIGEST] in lower case, tag:NAME, a checkpoint's UUID, or a path that begins with ./ or /."
+            "Write NAME[:TAG][@DIGEST] in lower case, tag:NAME, a checkpoint's UUID, or a path that begins with ./ "
+            "or /."
         )
     return reference
 

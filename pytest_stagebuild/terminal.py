@@ -71,7 +71,9 @@ def summary(
     width = max([len(command) for command in commands] + [len(report.base.reference) if report.base else 0])
     lines: list[Line] = []
     if report.base:
-        lines.append(Line(f"{'base':<8} {report.base.reference:<{width}}  {report.base.title or _short_id(report.base.id)}"))
+        lines.append(
+            Line(f"{'base':<8} {report.base.reference:<{width}}  {report.base.title or _short_id(report.base.id)}")
+        )
     lines.extend(_row(result, command, width) for result, command in zip(report.results, commands, strict=True))
     notes = [*report.notes, *(f"{note}" for result in report.results for note in result.notes)]
     if report.checkpoint_bytes > _MANY_BYTES:

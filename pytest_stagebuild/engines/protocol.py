@@ -42,8 +42,8 @@ class StoredImage:
     """An image that the engine holds.
 
     ``id`` is the engine's own name for it, ``layers`` are the digests of its file-system layers from the lowest up,
-    ``size`` is in bytes, 0 as long as it is not known, and ``created`` in seconds since the epoch. ``title`` is what
-    the summary says of an image that has no digest to show.
+    ``size`` is in bytes and ``own_size`` that of its uppermost layer, each 0 as long as it is not known; ``created`` is
+    in seconds since the epoch. ``title`` is what the summary says of an image that has no digest to show.
     """
 
     id: str
@@ -53,6 +53,7 @@ class StoredImage:
     labels: Mapping[str, str]
     size: int = field(compare=False)
     created: float
+    own_size: int = field(default=0, compare=False)
     title: str = ""
 
     @property

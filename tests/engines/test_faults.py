@@ -16,8 +16,8 @@ from own_engine import IMAGE, OwnEngine, own_engine
 from proxies import Proxy
 from worlds import World, run, tar_of, within
 
-from pytest_stagebuild.engines.docker import sandbox as docker_sandbox
 from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.docker import sandbox as docker_sandbox
 from pytest_stagebuild.engines.protocol import Sandbox, StoredImage
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 

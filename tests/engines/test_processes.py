@@ -220,7 +220,7 @@ def test_a_sweep_leaves_alone_what_is_not_provably_ours_and_gone(
 def test_a_sandbox_does_not_outlive_its_longest_life(real: World) -> None:
     with real.started(life=2) as sandbox:
         assert within(20, lambda: not _exists(real.engine, sandbox.name))
-        with pytest.raises(EngineError, match="could not start a command|ended unasked"):
+        with pytest.raises(EngineError, match=r"could not start a command|ended unasked"):
             run(sandbox, "echo too late")
 
 

@@ -69,9 +69,7 @@ def python_image(docker: DockerEngine, engine: Engine, request: pytest.FixtureRe
 
 
 @pytest.fixture(scope="session")
-def image_of_readers(
-    docker: DockerEngine, bring: Callable[[StoredImage], StoredImage]
-) -> Iterator[StoredImage]:
+def image_of_readers(docker: DockerEngine, bring: Callable[[StoredImage], StoredImage]) -> Iterator[StoredImage]:
     with image_with_readers(docker) as image:
         yield bring(image)
 

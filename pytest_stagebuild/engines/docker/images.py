@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any
 
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage, platform_of
+
 
 @dataclass(frozen=True)
 class Reference:

@@ -87,9 +87,7 @@ class LocalEngine:
         return f"local, store {self._store.path}"
 
     def find_image(self, reference: str) -> StoredImage | None:
-        from pytest_stagebuild.engines.local.importing import name_of
-
-        name = self._host.name if reference == HOST else name_of(reference) or reference
+        name = self._host.name if reference == HOST else _stored_name(reference)
         found = self._store.find(name)
         return self._store.stored(found) if found else None
 
@@ -102,8 +100,8 @@ class LocalEngine:
             return self._import(reference, progress)
         raise ImageUnavailable(
             f"the image {reference} is not in the local engine's store, and it has no registry to pull it from. "
-            f"Bring it in: `docker save {reference} -o image.tar` where it is, and --stagebuild-image=./image.tar here; "
-            "or use an engine that pulls it (--stagebuild-engine=docker); or run on this machine's own system "
+            f"Bring it in: `docker save {reference} -o image.tar` where it is, and --stagebuild-image=./image.tar "
+            "here; or use an engine that pulls it (--stagebuild-engine=docker); or run on this machine's own system "
             f"(--stagebuild-image={HOST})."
         )
 
@@ -141,7 +139,7 @@ class LocalEngine:
     def _import(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
         from pytest_stagebuild.engines.local.importing import content_of, mount_points, name_of
 
-        name = str(name_of(reference))
+        name = name_of(reference)
         binds = network_files()
         with content_of(reference) as content:
             ground = self._blank(_PLACES, [], config=content.config)
@@ -167,7 +165,7 @@ class LocalEngine:
         folders: Mapping[str, int],
         files: Sequence[str],
         links: Mapping[str, str] = MappingProxyType({}),
-        **more: Any,
+        **more: Any,  # noqa: ANN401 - any field of an image
     ) -> LocalImage:
         """An image of one layer that holds nothing but places to mount on."""
         ground = self._store.make_layer(folders, files, links)
@@ -231,6 +229,15 @@ class LocalEngine:
             with suppress(OSError):
                 self._store.remove_image(image.id)
         self._store.now_proven()
+
+
+def _stored_name(reference: str) -> str:
+    """The name that the store has for what the user names: a path means what is there now."""
+    if not reference.startswith("/"):
+        return reference
+    from pytest_stagebuild.engines.local.importing import name_of
+
+    return name_of(reference)
 
 
 def _users() -> tuple[int, dict[str, object]]:

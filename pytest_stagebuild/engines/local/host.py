@@ -80,7 +80,8 @@ def this_host() -> Host:
         elif os.path.isdir(path):
             binds[path] = path
     python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-    for prefix in dict.fromkeys(map(os.path.realpath, (sys.base_prefix, sys.base_exec_prefix, Path(python).parents[1]))):
+    own: list[str] = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.dirname(python))]
+    for prefix in dict.fromkeys(os.path.realpath(one) for one in own):
         if _within(prefix, binds):
             continue
         if _within(os.path.realpath(Path.home()), {prefix: prefix}):

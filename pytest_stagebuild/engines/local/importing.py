@@ -16,7 +16,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -30,11 +30,11 @@ _FORMS: Final = "Name a folder or a tar with a root file system, what `docker sa
 
 @dataclass(frozen=True)
 class Content:
-    """What can be imported: its layers as tars from the lowest up, what tells them from others, configuration, names."""
+    """What can be imported: its layers as tars, from the lowest up, with their digests, configuration and names."""
 
     layers: tuple[Callable[[], Iterator[bytes]], ...]
     digests: tuple[str, ...]
-    config: ImageConfig = ImageConfig()
+    config: ImageConfig = field(default_factory=ImageConfig)
     names: tuple[str, ...] = ()
 
     @property
@@ -44,13 +44,11 @@ class Content:
         return f"{kind}:{digest[:12]}"
 
 
-def name_of(reference: str) -> str | None:
-    """The name in the store of the image that a path means as it is now; None for what is no path.
+def name_of(reference: str) -> str:
+    """The name in the store of the image that a path means as it is now.
 
     Raises :class:`ImageUnavailable` where nothing can be read there.
     """
-    if not reference.startswith("/"):
-        return None
     path = Path(reference)
     with _readable(reference):
         there = path.stat()
@@ -141,7 +139,7 @@ def _manifests(files: _Folder | _Archive, listed: list[Any]) -> Iterator[tuple[s
             yield one["digest"], platform_of(found.get("os", ""), found.get("architecture", ""))
 
 
-def _image(files: _Folder | _Archive, config: Any, layers: list[str], names: tuple[str, ...]) -> Content:
+def _image(files: _Folder | _Archive, config: Mapping[str, Any], layers: list[str], names: tuple[str, ...]) -> Content:
     digests = tuple(str(digest) for digest in config["rootfs"]["diff_ids"])
     if len(digests) != len(layers):
         raise ValueError("its layers and its configuration do not agree")
@@ -158,11 +156,11 @@ def _image(files: _Folder | _Archive, config: Any, layers: list[str], names: tup
         cmd=words("Cmd") or None,
         volumes=tuple(sorted(words("Volumes"))),
     )
-    opened = tuple(lambda layer=layer: _plain(files.open(layer)) for layer in layers)  # type: ignore[misc]
+    opened = tuple(lambda layer=layer: _plain(files.open(layer)) for layer in layers)
     return Content(opened, digests, found, names)
 
 
-def _json(files: _Folder | _Archive, name: str) -> Any:
+def _json(files: _Folder | _Archive, name: str) -> Any:  # noqa: ANN401 - it is JSON
     with files.open(name) as file:
         return json.loads(file.read())
 
@@ -190,15 +188,15 @@ def _opener(start: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
     if start.startswith(b"\x1f\x8b"):
         import gzip
 
-        return lambda file: gzip.open(file)  # type: ignore[return-value]
+        return lambda file: gzip.GzipFile(fileobj=file)  # type: ignore[arg-type,return-value]
     if start.startswith(b"BZh"):
         import bz2
 
-        return lambda file: bz2.open(file)  # type: ignore[return-value]
+        return bz2.BZ2File
     if start.startswith(b"\xfd7zXZ"):
         import lzma
 
-        return lambda file: lzma.open(file)  # type: ignore[return-value]
+        return lzma.LZMAFile
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         raise ValueError("it is compressed with zstd: save it without, or with gzip")
     return None

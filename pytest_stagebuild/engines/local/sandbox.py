@@ -89,8 +89,8 @@ class LocalSandbox:
             owner = resolve_user(user, *files)
             if self._one_user and owner != Owner(0, 0):
                 raise EngineError(
-                    f"the image's USER is {user!r}, and where the local engine is not run by root it has one user, root. "
-                    "Run as root, use Docker, or take an image without a USER."
+                    f"the image's USER is {user!r}, and where the local engine is not run by root it has one user, "
+                    "root. Run as root, use Docker, or take an image without a USER."
                 )
             self._owner = owner
         return self._owner
@@ -158,7 +158,6 @@ class LocalSandbox:
         }  # fmt: skip
         killed_before = _killed_for_memory()
         execution = _Execution(self._processes, request, output)
-        # What it leaves running may hold its output open, and is not to die of a broken pipe before it is named.
         self._executions.append(execution)
         code = execution.wait(None if timeout is None else started + timeout)
         timed_out = code is None
@@ -167,6 +166,9 @@ class LocalSandbox:
             code = execution.wait(time.monotonic() + _END_SEEN_WITHIN)
             if code is None:
                 raise EngineError("the command could not be ended. Run again.")
+        # What it left running and holds its output open is not to die of a broken pipe before it is named.
+        if execution.close_if_over():
+            self._executions.remove(execution)
         duration = time.monotonic() - started
         if timed_out:
             return CommandExit(137, duration, timed_out=True)
@@ -266,8 +268,10 @@ class LocalSandbox:
 
     def _end(self) -> None:
         self._end_reading()
-        for one in (*self._beside, *self._executions):
-            one.close()
+        for beside in self._beside:
+            beside.close()
+        for execution in self._executions:
+            execution.close()
         self._beside.clear()
         self._executions.clear()
         if self._spawned is not None:
@@ -337,8 +341,8 @@ class LocalBeside:
     def line(self, timeout: float) -> str | None:
         deadline = time.monotonic() + timeout
         while b"\n" not in self._printed:
-            ready, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
-            piece = os.read(self._out, _PIECE) if ready else b""
+            left = max(0.0, deadline - time.monotonic())
+            piece = os.read(self._out, _PIECE) if _ready(self._out, left) else b""
             if not piece:
                 return None
             self._printed += piece
@@ -347,7 +351,7 @@ class LocalBeside:
 
     def complaint(self) -> str:
         said = b""
-        while select.select([self._complaints], [], [], 0)[0] and (piece := os.read(self._complaints, _PIECE)):
+        while _ready(self._complaints, 0) and (piece := os.read(self._complaints, _PIECE)):
             said += piece
         return said.decode(errors="replace").strip().rpartition("\n")[2]
 
@@ -415,10 +419,24 @@ class _Execution:
                 left -= len(piece)
                 self._output(stream, piece)
 
+    def close_if_over(self) -> bool:
+        """Close it where nobody can write any more, and say whether that is so."""
+        over = all(_ready(descriptor, 0) & select.POLLHUP for descriptor in self._streams)
+        if over:
+            self.close()
+        return over
+
     def close(self) -> None:
         for one in self._open:
             os.close(one)
         self._open.clear()
+
+
+def _ready(descriptor: int, timeout: float) -> int:
+    """What :func:`select.poll` says of a descriptor within ``timeout`` seconds, 0 where it is nothing."""
+    poll = select.poll()  # unlike select, for any number of open files
+    poll.register(descriptor, select.POLLIN)
+    return next((event for _, event in poll.poll(timeout * 1000)), 0)
 
 
 def _pieces(reading: int, complaints: int) -> Generator[bytes, None, None]:

@@ -51,8 +51,9 @@ class Channel:
 
     def receive(self, timeout: float | None = _ANSWER) -> dict[str, Any]:
         """The next message. Raises :class:`EngineError` where none comes."""
-        ready, _, _ = select.select([self.sock], [], [], timeout)
-        if not ready:
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
             raise EngineError(f"the sandbox did not answer within {timeout:g} s. Run again.")
         try:
             received = wire.receive(self.sock)
@@ -102,7 +103,17 @@ class Spawner:
         with theirs:
             self._channel = Channel.over(ours)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, str(theirs.fileno()), str(Path(__file__).parent)],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-X",
+                    "utf8",
+                    "-c",
+                    _START,
+                    str(theirs.fileno()),
+                    str(Path(__file__).parent),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -176,7 +187,8 @@ def _remedy(step: str, number: int, place: Path) -> str:
     if step == "mount an overlay":
         return (
             f"{place} must lie on a local file system that can be the upper layer of an overlay (ext4, xfs, btrfs; not "
-            "NFS, nor a container's own overlay), on Linux 5.12 or newer: name a folder on one in PYTEST_STAGEBUILD_STORE."
+            "NFS, nor a container's own overlay), on Linux 5.12 or newer: name a folder on one in "
+            "PYTEST_STAGEBUILD_STORE."
         )
     if step == "mount /proc" and refused:
         return (

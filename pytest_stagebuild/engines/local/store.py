@@ -32,7 +32,7 @@ from typing import Final
 
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage
-from pytest_stagebuild.errors import EngineError, EngineUnavailable
+from pytest_stagebuild.errors import EngineUnavailable
 
 _SCHEMA: Final = 1
 
@@ -70,10 +70,12 @@ class LocalImage:
             value = json.loads(data)
             if value.pop("schema") != _SCHEMA:
                 raise ValueError("another schema")
-            config = value.pop("config")
-            several = {name: tuple(value.pop(name)) for name in ("names", "layers", "stack")}
-            words = {name: None if part is None else tuple(part) for name, part in config.items() if name in _WORDS}
-            return cls(config=ImageConfig(**{**config, **words}), **several, **value)
+            config = value["config"]
+            for name in _WORDS:
+                config[name] = None if config[name] is None else tuple(config[name])
+            for name in ("names", "layers", "stack"):
+                value[name] = tuple(value[name])
+            return cls(**{**value, "config": ImageConfig(**config)})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError("not an image of the store") from error
 
@@ -101,6 +103,7 @@ class Store:
             ) from error
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._work: list[threading.Thread] = []
+        self._parsed: dict[str, tuple[int, LocalImage]] = {}
 
     # Images
 
@@ -109,7 +112,7 @@ class Store:
         found = {}
         for folder in self._folders("images"):
             with contextlib.suppress(OSError, ValueError):
-                image = LocalImage.from_bytes((folder / "image.json").read_bytes())
+                image = self._read(folder)
                 if image.id == folder.name and (image.boot == self._boot or (folder / "durable").exists()):
                     found[image.id] = image
         whole = [image for image in found.values() if all(one in found for one in image.stack)]
@@ -121,17 +124,15 @@ class Store:
 
     def stored(self, image: LocalImage) -> StoredImage:
         """The same in the words of the protocol."""
-        try:
-            size = sum(int((self.layer(one).parent / "durable").read_text()) for one in image.stack)
-        except (OSError, ValueError):
-            size = 0  # not known yet
+        sizes = [self._size_of(one) for one in image.stack]
         return StoredImage(
             id=image.id,
             layers=image.layers,
             config=image.config,
             platform=image.platform,
             labels=image.labels,
-            size=size,
+            size=sum(sizes) if all(sizes) else 0,
+            own_size=sizes[-1],
             created=image.created,
             title=image.title,
         )
@@ -176,11 +177,12 @@ class Store:
             (folder / "owner.json").write_text(
                 json.dumps({"owner": this_process().to_label(), "stack": [*image.stack]})
             )
-        for part in ("upper", "work", "root"):
-            (folder / part).mkdir(mode=0o755)
+        parts = [folder / part for part in ("upper", "work", "root")]
+        for path in parts:
+            path.mkdir(mode=0o755)
         if self._shift:
-            for part in (folder, *(folder / one for one in ("upper", "work", "root"))):
-                os.chown(part, self._shift, self._shift)
+            for path in (folder, *parts):
+                os.chown(path, self._shift, self._shift)
         return folder
 
     def make_layer(self, folders: Mapping[str, int], files: Sequence[str], links: Mapping[str, str]) -> Path:
@@ -201,8 +203,8 @@ class Store:
             file.touch()
         for path, target in links.items():
             (upper / path.lstrip("/")).symlink_to(target)
-        for path in (upper, *upper.rglob("*")):
-            os.chown(path, self._shift or -1, self._shift or -1, follow_symlinks=False)
+        for one in (upper, *upper.rglob("*")):
+            os.chown(one, self._shift or -1, self._shift or -1, follow_symlinks=False)
         return made
 
     def drop_sandbox(self, name: str) -> None:
@@ -275,6 +277,22 @@ class Store:
             self._behind(_remove, aside)
 
     # The rest
+
+    def _read(self, folder: Path) -> LocalImage:
+        """Raises ``OSError`` and ``ValueError``."""
+        path = folder / "image.json"
+        written = path.stat().st_mtime_ns
+        known = self._parsed.get(folder.name)
+        if known is None or known[0] != written:
+            known = self._parsed[folder.name] = (written, LocalImage.from_bytes(path.read_bytes()))
+        return known[1]
+
+    def _size_of(self, image: str) -> int:
+        """The bytes of an image's own layer, 0 where they have not been counted yet."""
+        try:
+            return int((self.path / "images" / image / "durable").read_text())
+        except (OSError, ValueError):
+            return 0
 
     def _rename(self, image: LocalImage, names: tuple[str, ...]) -> None:
         path = self.path / "images" / image.id / "image.json"

@@ -32,6 +32,7 @@ def extract(stream: BinaryIO, *, layer: bool) -> None:
     new: set[str] = set()
     with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, errorlevel=2) as archive:
         for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]
             path = os.path.normpath("/" + member.name.strip("/"))
             if layer and f"{path}/".startswith(_MOUNTED):
                 continue
@@ -40,25 +41,8 @@ def extract(stream: BinaryIO, *, layer: bool) -> None:
                 continue
             new.add(path)
             _make_way(path, member)
-            if member.isdir():
+            if _make(path, archive, member) and member.isdir():
                 folders.append((path, int(member.mtime)))
-            elif member.issym():
-                os.symlink(member.linkname, path)
-            elif member.islnk():
-                os.link(os.path.normpath("/" + member.linkname.lstrip("/")), path, follow_symlinks=False)
-                continue
-            elif member.isfifo():
-                os.mkfifo(path)
-            elif member.isreg():
-                _write(path, archive, member)
-            else:
-                continue  # a device, which only the machine's own root can make
-            _own(path, member)
-            if not member.issym():
-                os.chmod(path, member.mode & 0o7777)
-            if not member.isdir():
-                os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
-            archive.members.clear()  # type: ignore[attr-defined]
     for path, mtime in reversed(folders):
         os.utime(path, (mtime, mtime))
     # To the end, so that whoever sends is not told of a broken pipe.
@@ -66,13 +50,32 @@ def extract(stream: BinaryIO, *, layer: bool) -> None:
         pass
 
 
+def _make(path: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    """Make what a member says, and give it its owner, mode and time; False for what has or gets none of its own."""
+    if member.islnk():
+        os.link(os.path.normpath("/" + member.linkname.lstrip("/")), path, follow_symlinks=False)
+        return False
+    if member.issym():
+        os.symlink(member.linkname, path)
+    elif member.isfifo():
+        os.mkfifo(path)
+    elif member.isreg():
+        _write(path, archive, member)
+    elif not member.isdir():
+        return False  # a device, which only the machine's own root can make
+    _own(path, member)
+    if not member.issym():
+        os.chmod(path, member.mode & 0o7777)
+    if not member.isdir():
+        os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+    return True
+
+
 def _white_out(path: str, new: set[str]) -> None:
     """Remove what a layer says is gone of the layers below it."""
     folder, name = os.path.split(path)
-    if name == _OPAQUE:
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-    else:
-        names = [name[len(_WHITEOUT) :]]
+    all_names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = all_names if name == _OPAQUE else [name[len(_WHITEOUT) :]]
     for gone in (os.path.join(folder, one) for one in names):
         if gone in new or not os.path.lexists(gone):
             continue
@@ -111,8 +114,11 @@ def _remove(folder: str) -> None:
 
 def _write(path: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     content = archive.extractfile(member)
-    assert content is not None
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb", 0) as file:
+    if content is None:
+        raise tarfile.ReadError(f"{member.name} has no content")
+    with open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb", 0
+    ) as file:
         while piece := content.read(_PIECE):
             file.write(piece)
 
@@ -165,13 +171,14 @@ def _is_new(folder: str, lowers: list[int]) -> bool:
             return True
     except OSError:
         pass
-    for lower in lowers:
-        try:
-            if stat.S_ISDIR(os.stat(folder, dir_fd=lower, follow_symlinks=False).st_mode):
-                return False
-        except OSError:
-            continue
-    return True
+    return not any(_is_folder(lower, folder) for lower in lowers)
+
+
+def _is_folder(lower: int, path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=lower, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def prove() -> None:

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import time
+from contextlib import suppress
 
 from . import confinement, kernel, root, wire
 
@@ -89,10 +90,8 @@ class _First:
                 return
             if (told := self._running.pop(pid, None)) is not None:
                 code = os.waitstatus_to_exitcode(status)
-                try:
+                with suppress(BrokenPipeError):  # whoever asked has lost patience
                     os.write(told, b"%d" % (code if code >= 0 else 128 - code))
-                except BrokenPipeError:
-                    pass  # whoever asked has lost patience
                 os.close(told)
 
     def _run(self, request: Request, out: int, err: int, told: int) -> None:
@@ -110,10 +109,8 @@ class _First:
             ended = {**dict(running), **ended}
             if time.monotonic() - begun > _END_WITHIN:
                 return {"ended": list(ended.values()), "stuck": [line for _, line in running]}
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.reap()
             time.sleep(0.001)
         return {"ended": list(ended.values()), "stuck": []}
@@ -138,7 +135,7 @@ def _become(request: Request, out: int, err: int, *, groups: bool) -> NoReturn:
         kernel.gain_no_rights()
         confinement.filter_calls()
         os.chdir(request["cwd"])
-        os.execve("/bin/sh", ["/bin/sh", "-c", request["command"]], request["env"])
+        os.execve("/bin/sh", ["/bin/sh", "-c", request["command"]], request["env"])  # noqa: S606 - it is the shell
     except OSError as error:
         os.write(2, f"the command could not be started: {error}\n".encode())
     finally:

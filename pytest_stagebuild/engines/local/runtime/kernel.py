@@ -33,10 +33,12 @@ _SECCOMP_MODE_FILTER = 2
 
 
 def unshare(flags: int) -> None:
+    """Give the process namespaces of its own."""
     _call("unshare", flags)
 
 
 def make_mounts_private() -> None:
+    """Let nothing that is mounted from now on be seen out there."""
     _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
 
 
@@ -74,6 +76,7 @@ def enter_root(root: int) -> None:
 
 
 def set_host_name(name: str) -> None:
+    """Name the machine, as those in this namespace see it."""
     text = name.encode()
     _call("sethostname", text, ctypes.c_size_t(len(text)))
 
@@ -88,10 +91,12 @@ def synchronise(folder: os.PathLike[str]) -> None:
 
 
 def die_with_parent() -> None:
+    """Be killed when the parent ends; a change of user or group undoes this."""
     _call("prctl", _PR_SET_PDEATHSIG, ctypes.c_ulong(9), 0, 0, 0)
 
 
 def adopt_orphans() -> None:
+    """Be the parent of what children leave behind."""
     _call("prctl", _PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
 

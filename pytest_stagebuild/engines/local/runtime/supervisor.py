@@ -108,8 +108,8 @@ def _first_process(place: root.Root, commands: socket.socket, *, groups: bool) -
                 init.serve(place, commands, writing, adopted, groups=groups)
             os.write(writing, b"%d\n" % first)
         except BaseException as error:  # noqa: BLE001 - it is told, to whoever can
-            step, number = (error.step, error.number) if isinstance(error, root.Failed) else (repr(error), 0)
-            os.write(writing, f"{number} {step}\n".encode())
+            failed = error if isinstance(error, root.Failed) else root.Failed(repr(error), 0)
+            os.write(writing, f"{failed.number} {failed.step}\n".encode())
         os._exit(0)
     os.close(writing)
     os.waitpid(between, 0)

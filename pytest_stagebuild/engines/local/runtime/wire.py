@@ -39,7 +39,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, object], list[int]] | None:
         return None
     file, *others = descriptors
     for one in others:
-        os.set_inheritable(one, False)
+        os.set_inheritable(one, False)  # noqa: FBT003 - its name says it
     with open(file, "rb", buffering=_MOST) as text:
         text.seek(0)
         message: dict[str, object] = json.loads(text.read())
