@@ -188,7 +188,7 @@ def _opener(start: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
     if start.startswith(b"\x1f\x8b"):
         import gzip
 
-        return lambda file: gzip.GzipFile(fileobj=file)  # type: ignore[arg-type,return-value]
+        return lambda file: gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if start.startswith(b"BZh"):
         import bz2
 

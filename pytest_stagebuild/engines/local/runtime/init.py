@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _END_WITHIN = 4.0
 """Seconds that what is left may take to end."""
 
+_EXECUTED_WITHIN = 0.01
+"""Seconds in which what was just started has become what it is to be, and can be named so."""
+
 _PIECE = 4096
 
 READY = "ready"
@@ -105,6 +108,8 @@ class _First:
     def _end(self) -> dict[str, object]:
         ended: dict[int, str] = {}
         begun = time.monotonic()
+        if _processes():
+            time.sleep(_EXECUTED_WITHIN)
         while running := _processes():
             ended = {**dict(running), **ended}
             if time.monotonic() - begun > _END_WITHIN:
