@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
 from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
-from pytest_stagebuild.engines.local.store import LocalImage, Store
+from pytest_stagebuild.engines.local.store import LocalImage, Store, flat_name
 from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
 
@@ -28,6 +29,9 @@ _USERS: Final = 65536
 
 _PLACES: Final = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
 """The folders that every sandbox has, with their modes."""
+
+_DEEPEST: Final = 32
+"""Layers that an image may be made of."""
 
 STORE_VARIABLE: Final = "PYTEST_STAGEBUILD_STORE"
 """The environment variable that puts the store elsewhere than into the user's cache folder."""
@@ -110,7 +114,13 @@ class LocalEngine:
 
     def remove_image(self, image: str) -> bool:
         found = self._store.find(image)
-        return self._store.remove_image(found.id) if found else True
+        if found is None:
+            return True
+        if removed := self._store.remove_image(found.id):
+            flat = self._store.find(flat_name(found.id))
+            if flat is not None:
+                self._store.remove_image(flat.id)
+        return removed
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> LocalSandbox:
         found = self._store.find(image.id)
@@ -133,8 +143,34 @@ class LocalEngine:
         self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float = _LIFE
     ) -> LocalSandbox:
         return LocalSandbox(
-            self._store, self._spawner, image, labels=labels, network=network, life=life, users=self._users
+            self._store,
+            self._spawner,
+            self._shallow(image),
+            labels=labels,
+            network=network,
+            life=life,
+            users=self._users,
         )
+
+    def _shallow(self, image: LocalImage) -> LocalImage:
+        """The image on a stack that is not deep: the kernel looks for a file in one layer after the other."""
+        if len(image.stack) <= _DEEPEST:
+            return image
+        name = flat_name(image.id)
+        if (flat := self._store.find(name)) is None:
+            files = [path for path in image.binds if not os.path.isdir(path)]
+            folders = {**_PLACES, **{path: 0o755 for path in image.binds if os.path.isdir(path)}}
+            ground = self._blank(folders, files)
+            users = self._users
+            with (
+                LocalSandbox(
+                    self._store, self._spawner, image, labels={}, network=False, life=_PREPARING, users=users
+                ) as deep,
+                self._sandbox(ground, labels={}, network=False, life=_PREPARING) as new,
+            ):
+                new.put_layer(deep.whole())
+                flat = new.commit_as((name,), image.layers)
+        return replace(image, stack=flat.stack)
 
     def _import(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
         from pytest_stagebuild.engines.local.importing import content_of, mount_points, name_of

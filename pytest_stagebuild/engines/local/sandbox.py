@@ -134,6 +134,11 @@ class LocalSandbox:
         self._reading = pieces
         return pieces
 
+    def whole(self) -> Iterator[bytes]:
+        """A tar of everything that the sandbox does not share with the host."""
+        _, pieces = self._asked_for({"do": "whole"})
+        return pieces
+
     def start(self) -> None:
         if not self._said["shell"]:
             raise EngineError("the image has no /bin/sh, which every stage needs. Take another image.")

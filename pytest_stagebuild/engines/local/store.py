@@ -339,6 +339,11 @@ class Store:
         return own
 
 
+def flat_name(image: str) -> str:
+    """The name of an image with the same content as ``image``, on fewer layers."""
+    return f"flat:{image}"
+
+
 @dataclass(frozen=True)
 class _Owner:
     sandbox: str

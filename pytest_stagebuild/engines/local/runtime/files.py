@@ -139,6 +139,18 @@ def archive(path: str, stream: BinaryIO) -> None:
         tar.add(path, arcname=top or "/")
 
 
+def whole(stream: BinaryIO) -> None:
+    """A tar of all layers as one, without what is mounted on top of them."""
+    os.chdir("/")
+    own = os.lstat("/").st_dev
+
+    def mounted_left_out(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return member if os.lstat(member.name).st_dev == own else None
+
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+        tar.add(".", filter=mounted_left_out)
+
+
 def changes(upper: int, lowers: list[int], stream: BinaryIO) -> None:
     """A tar of what the upper layer holds that the lower ones have not, in the words of overlayfs.
 

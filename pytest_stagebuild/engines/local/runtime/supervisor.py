@@ -145,6 +145,8 @@ def _done(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[s
             except (FileNotFoundError, NotADirectoryError):
                 return {"absent": True}
             sandbox.processes.append(_process(lambda: _give_path(request["path"], *descriptors), *descriptors))
+        case "whole":
+            sandbox.processes.append(_process(lambda: _give_whole(*descriptors), *descriptors))
         case "changes":
             sandbox.processes.append(_process(lambda: _give_changes(sandbox.place, *descriptors), *descriptors))
         case "prove":
@@ -173,6 +175,11 @@ def _process(work: Callable[[], None], _: int, complaints: int) -> int:
 def _give_path(path: str, out: int, _: int) -> None:
     with open(os.dup(out), "wb", 0) as stream:
         files.archive(path, stream)
+
+
+def _give_whole(out: int, _: int) -> None:
+    with open(os.dup(out), "wb", 0) as stream:
+        files.whole(stream)
 
 
 def _give_changes(place: root.Root, out: int, _: int) -> None:
