@@ -166,6 +166,18 @@ class TestPrecedence:
         assert (settings.stages["test"].command, settings.stages["test"].detected) == ("make check", False)
         assert [stage.timeout for stage in settings.stages.values()] == [60, 5, 60]
 
+    @pytest.mark.parametrize(("written", "meant"), [("./i.tar", "i.tar"), ("../i", "../i"), ("/i", "/i"), (".", ".")])
+    def test_the_path_of_an_image_is_relative_to_where_it_was_written(
+        self, project: Project, tmp_path: Path, written: str, meant: str
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        settings = load_settings(
+            parse(f"--stagebuild-image={written}"), default_source=project.folder, environ={}, invocation_dir=elsewhere
+        )
+        assert settings.image == str((elsewhere / meant).resolve())
+        assert project.table(f'image = "{written}"').settings().image == str((project.folder / meant).resolve())
+
     def test_the_command_line_goes_before_the_table(self, project: Project) -> None:
         settings = project.table(self.TABLE).settings(
             "--stagebuild-image=tag:alpine:3",

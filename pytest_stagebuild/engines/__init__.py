@@ -50,12 +50,15 @@ def connect(
     if preferred in factories:
         order.sort(key=lambda candidate: candidate != preferred)
     failures: list[EngineUnavailable] = []
+    silent: list[str] = []
     for candidate in order:
         try:
             engine = factories[candidate]()
         except EngineUnavailable as error:  # noqa: PERF203 - which of them answers is the question
             failures.append(error)
+            silent.append(candidate)
         else:
             why = "holds the lockfile's checkpoints" if candidate == preferred else "answers"
-            return engine, f"auto: {candidate} {why}"
+            others = f", {' and '.join(silent)} does not" if silent else ""
+            return engine, f"auto: {candidate} {why}{others}"
     raise EngineUnavailable("\n".join(str(failure) for failure in failures) or "there is no engine to choose from.")
