@@ -23,7 +23,9 @@ from pytest_stagebuild.errors import EngineUnavailable
 sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
 
 from fake import FakeEngine
-from worlds import BASE, PASSWD, World, run
+from own_podman import own_podman
+from with_user import CONFIGURATION, INSTRUCTIONS, add_user, image_with_user
+from worlds import BASE, PASSWD, World
 
 
 @pytest.fixture(scope="session")
@@ -56,29 +58,33 @@ def docker_base(docker: DockerEngine) -> StoredImage:
 @pytest.fixture(scope="session")
 def docker_with_user(docker: DockerEngine, docker_base: StoredImage) -> Iterator[StoredImage]:
     """The base image with a named user, an environment and all else that a configuration can hold."""
-    with docker.sandbox(docker_base, labels={}, network=False, life=300) as sandbox:
-        sandbox.start()
-        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
-        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
-        made = docker._connection.patient.commit(
-            sandbox.name,
-            conf={
-                "User": "app",
-                "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"],
-                "WorkingDir": "/home/app",
-                "Entrypoint": ["/usr/bin/env"],
-                "Cmd": ["id"],
-                "Volumes": {"/data": {}},
-                "ExposedPorts": {"80/tcp": {}},
-                "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_000_000_000},
-                "StopSignal": "SIGINT",
-                "Shell": ["/bin/sh", "-ec"],
-            },
-        )
-    image = docker.find_image(made["Id"])
+    with image_with_user(docker, docker_base, {"conf": CONFIGURATION}) as image:
+        yield image
+
+
+@pytest.fixture(scope="session")
+def podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[DockerEngine]:
+    """A Podman of our own, behind its Docker-compatible socket, with the base image."""
+    with own_podman() as service:
+        service.bring(BASE, docker._connection.patient)
+        with service.connected() as engine:
+            yield engine
+            left = list(_containers(engine))
+    assert not left, f"containers left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def podman_base(podman: DockerEngine) -> StoredImage:
+    image = podman.find_image(BASE)
     assert image
-    yield image
-    docker.remove_image(image.id)
+    return image
+
+
+@pytest.fixture(scope="session")
+def podman_with_user(podman: DockerEngine, podman_base: StoredImage) -> Iterator[StoredImage]:
+    """The same as far as Podman can be told."""
+    with image_with_user(podman, podman_base, {"changes": INSTRUCTIONS}) as image:
+        yield image
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +117,7 @@ def local_base(local: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 def local_with_user(local: LocalEngine, local_base: StoredImage) -> Iterator[StoredImage]:
     """The base image with a named user and an environment."""
     with local.sandbox(local_base, labels={}, network=False, life=300) as sandbox:
-        sandbox.start()
-        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
-        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
+        add_user(sandbox)
         config = ImageConfig(("PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"), "app", "/home/app")
         sandbox._image = replace(sandbox._image, config=config)
         image = sandbox.commit(f"stagebuild-test/user:{uuid.uuid4().hex}", {})
@@ -155,6 +159,8 @@ def world_of(test_id: str) -> Iterator[Callable[[Engine, StoredImage], World]]:
     params=[
         pytest.param(("docker", "docker_base"), id="docker-root", marks=pytest.mark.engine),
         pytest.param(("docker", "docker_with_user"), id="docker-user", marks=pytest.mark.engine),
+        pytest.param(("podman", "podman_base"), id="podman-root", marks=pytest.mark.engine),
+        pytest.param(("podman", "podman_with_user"), id="podman-user", marks=pytest.mark.engine),
         pytest.param(("local", "local_base"), id="local-root", marks=pytest.mark.engine),
         pytest.param(("local", "local_with_user"), id="local-user", marks=pytest.mark.engine),
     ]
@@ -165,7 +171,9 @@ def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage
     return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
 
 
-@pytest.fixture(params=[f"{engine}-{user}" for engine in ("fake", "docker", "local") for user in ("root", "user")])
+@pytest.fixture(
+    params=[f"{engine}-{user}" for engine in ("fake", "docker", "podman", "local") for user in ("root", "user")]
+)
 def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each engine, the fake too: what holds for both can be relied on in tests with the fake."""
     engine_name, _, user = request.param.partition("-")

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
@@ -15,7 +14,6 @@ from pytest_stagebuild.engines.docker.images import (
     is_id,
     parse_reference,
     registry_of,
-    stored_image,
 )
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
@@ -31,8 +29,6 @@ class DockerEngine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        with engine_errors("say what it is"):
-            self._version: Mapping[str, Any] = connection.quick.version()
 
     @classmethod
     def connect(cls) -> DockerEngine:
@@ -46,20 +42,17 @@ class DockerEngine:
 
     @property
     def name(self) -> str:
-        components = self._version.get("Components") or ()
-        return "podman" if any(one.get("Name") == "Podman Engine" for one in components) else "docker"
+        return self._connection.dialect.name
 
     @cached_property
     def identity(self) -> str:
         with engine_errors("say what it is"):
             info: Mapping[str, Any] = self._connection.quick.info()
-        if self.name == "podman":  # its ID is another one at each call
-            return f"podman:{info.get('DockerRootDir')}:{_machine_of(self._connection.address, info)}"
-        return f"docker:{info.get('ID')}"
+        return self._connection.dialect.identity(self._connection.address, info)
 
     @property
     def platform(self) -> str:
-        return platform_of(str(self._version.get("Os") or "linux"), str(self._version.get("Arch") or ""))
+        return platform_of(str(self._connection.version.get("Os") or "linux"), str(self._connection.version.get("Arch") or ""))
 
     @property
     def default_image(self) -> str | None:
@@ -70,7 +63,7 @@ class DockerEngine:
         return False
 
     def describe(self) -> str:
-        return f"{self.name} {self._version.get('Version')} at {self._connection.address}"
+        return f"{self.name} {self._connection.version.get('Version')} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         from docker.errors import ImageNotFound
@@ -80,7 +73,7 @@ class DockerEngine:
         whole = reference if is_id(reference) else str(parse_reference(reference))
         with engine_errors(f"look for the image {reference}"):
             try:
-                return stored_image(self._connection.inspect_image(whole))
+                return self._connection.stored_image(whole)
             except ImageNotFound:
                 return None
 
@@ -109,7 +102,7 @@ class DockerEngine:
             # all=True: an untagged image that another was made from counts as an intermediate one.
             for found in api.images(all=True, filters=filters):
                 try:
-                    images.append(stored_image(self._connection.inspect_image(found["Id"])))
+                    images.append(self._connection.stored_image(found["Id"]))
                 except ImageNotFound:  # noqa: PERF203 - removed meanwhile
                     continue
         return sorted(images, key=lambda image: image.created, reverse=True)
@@ -203,15 +196,6 @@ def _unavailable(reference: str, words: str) -> ImageUnavailable:
         f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
         f"`docker import rootfs.tar {reference}`."
     )
-
-
-def _machine_of(address: str, info: Mapping[str, Any]) -> str:
-    """The id of the machine that the engine runs on, or its name where it is another than ours."""
-    try:
-        local = address.startswith("unix://")
-        return Path("/etc/machine-id").read_text().strip() if local else str(info.get("Name"))
-    except OSError:
-        return str(info.get("Name"))
 
 
 def _id_and_names(inspection: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -16,7 +16,7 @@ from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.changes import changed_files
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
 from pytest_stagebuild.engines.docker.exec import DockerBeside, Execution, output_of
-from pytest_stagebuild.engines.docker.images import Reference, committed_config, parse_reference, stored_image
+from pytest_stagebuild.engines.docker.images import Reference, parse_reference
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
@@ -334,9 +334,9 @@ class DockerSandbox:
         name = parse_reference(reference)
         try:
             with engine_errors("commit the container"):
-                conf = committed_config(self._base_config)
-                made = self._connection.patient.commit(self.name, name.repository, name.tag, conf=conf)
-                return stored_image(self._connection.inspect_image(made["Id"]))
+                arguments = self._connection.dialect.commit_arguments(self._base_config)
+                made = self._connection.patient.commit(self.name, name.repository, name.tag, **arguments)
+                return self._connection.stored_image(made["Id"])
         except EngineError as error:
             if "max depth exceeded" in str(error):
                 raise EngineError(
@@ -361,7 +361,7 @@ class DockerSandbox:
                 for found in api.images(all=True, filters=filters):
                     # The engine tags in a step of its own, which may be lost.
                     api.tag(found["Id"], name.repository, name.tag)
-                    return stored_image(self._connection.inspect_image(found["Id"]))
+                    return self._connection.stored_image(found["Id"])
                 if api.inspect_container(self.name)["State"]["Paused"]:
                     deadline = time.monotonic() + _COMMIT_LOOKUP  # it is still at it
             except (DockerException, RequestException):

@@ -1,0 +1,155 @@
+"""A Podman service of the tests' own, apart from whatever Podman there is on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import docker
+import pytest
+
+from pytest_stagebuild.engines.docker import DockerEngine
+
+_PATIENCE = 60.0
+
+# Its network interfaces, mounts and processes are in namespaces of their own, and so end with it. What Podman keeps in
+# fixed places, whatever it is configured for, is in memory there: the state of networks and locks.
+# The shell reaps those that Podman leaves to process 1; to Podman a dead conmon that nobody has reaped is alive.
+_SERVICE = """
+mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /var/lib || exit
+ip link set lo up
+podman system service --time=0 "$1" & wait "$!"
+"""
+
+# crun, Podman's choice, refuses a machine with both versions of cgroups, and raised limits need a capability
+# (CAP_SYS_RESOURCE) that a container or a small virtual machine may lack.
+_CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+static_dir = "{folder}/data/libpod"
+volume_path = "{folder}/data/volumes"
+[network]
+network_config_dir = "{folder}/networks"
+"""
+
+_STORAGE_CONF = """\
+[storage]
+driver = "overlay"
+graphroot = "{folder}/data"
+runroot = "{folder}/run"
+"""
+
+# As Podman's packages have it for those who name images as they do for Docker.
+_REGISTRIES_CONF = """\
+unqualified-search-registries = ["docker.io"]
+"""
+
+
+class OwnPodman:
+    """A ``podman system service`` as root; ``address`` is its socket. Nothing of it is left once it is closed."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("a Podman of the tests' own needs root")
+        missing = [name for name in ("podman", "runc", "conmon", "unshare", "ip") if shutil.which(name) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
+        self.folder = Path(tempfile.mkdtemp(prefix="sbp-", dir="/tmp"))  # a socket's path has at most 107 characters
+        self.address = f"unix://{self.folder}/podman.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        environment = {**os.environ, "TMPDIR": str(self.folder)}
+        texts = {"CONTAINERS": _CONTAINERS_CONF, "CONTAINERS_STORAGE": _STORAGE_CONF, "CONTAINERS_REGISTRIES": _REGISTRIES_CONF}
+        for name, text in texts.items():
+            file = self.folder / f"{name.lower()}.conf"
+            file.write_text(text.format(folder=self.folder))
+            environment[f"{name}_CONF"] = str(file)
+        namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*namespaces, "/bin/sh", "-c", _SERVICE, "sh", self.address],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self._answers():
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    @contextmanager
+    def client(self) -> Iterator[docker.APIClient]:
+        client = docker.APIClient(base_url=self.address, version="auto", timeout=300)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    @contextmanager
+    def connected(self) -> Iterator[DockerEngine]:
+        with mock.patch.dict(os.environ, {"DOCKER_HOST": self.address}):
+            engine = DockerEngine.connect()
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def bring(self, image: str, source: docker.APIClient) -> None:
+        """Bring in an image that another engine has."""
+        with self.client() as client:
+            for _ in client.load_image(source.get_image(image)):
+                pass
+            client.inspect_image(image)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            # What held a folder as a mount in a namespace that ends may do so for a moment more.
+            with contextlib.suppress(OSError):
+                shutil.rmtree(self.folder)
+                break
+            assert time.monotonic() < deadline, list(self.folder.rglob("*"))
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        if not Path(self.address.removeprefix("unix://")).exists():
+            return False
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except (docker.errors.DockerException, OSError):
+            return False
+
+
+@contextmanager
+def own_podman() -> Iterator[OwnPodman]:
+    podman = OwnPodman()
+    try:
+        podman.start()
+        yield podman
+    finally:
+        podman.close()
