@@ -74,7 +74,11 @@ class OwnPodman:
     def start(self) -> None:
         """Start it and wait until it answers."""
         environment = {**os.environ, "TMPDIR": str(self.folder)}
-        texts = {"CONTAINERS": _CONTAINERS_CONF, "CONTAINERS_STORAGE": _STORAGE_CONF, "CONTAINERS_REGISTRIES": _REGISTRIES_CONF}
+        texts = {
+            "CONTAINERS": _CONTAINERS_CONF,
+            "CONTAINERS_STORAGE": _STORAGE_CONF,
+            "CONTAINERS_REGISTRIES": _REGISTRIES_CONF,
+        }
         for name, text in texts.items():
             file = self.folder / f"{name.lower()}.conf"
             file.write_text(text.format(folder=self.folder))

@@ -76,7 +76,7 @@ def open_connection() -> Connection:
         try:
             candidate.reach()
             quick = APIClient(timeout=QUICK, **candidate.arguments)
-            version: Mapping[str, Any] = quick.version()  # type: ignore[no-untyped-call]
+            version: Mapping[str, Any] = quick.version()
             patient = APIClient(timeout=PATIENT, version=quick.api_version, **candidate.arguments)
         except (DockerException, OSError, ValueError) as error:  # noqa: PERF203 - a failed address is what is looped over
             failures.append(f"{candidate}: {_why(error)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
 from pytest_stagebuild.engines.docker.images import (
@@ -19,9 +19,6 @@ from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL,
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
-
-if TYPE_CHECKING:
-    from docker import APIClient
 
 
 class DockerEngine:
@@ -52,7 +49,8 @@ class DockerEngine:
 
     @property
     def platform(self) -> str:
-        return platform_of(str(self._connection.version.get("Os") or "linux"), str(self._connection.version.get("Arch") or ""))
+        version = self._connection.version
+        return platform_of(str(version.get("Os") or "linux"), str(version.get("Arch") or ""))
 
     @property
     def default_image(self) -> str | None:
@@ -98,9 +96,7 @@ class DockerEngine:
         api = self._connection.quick
         images: list[StoredImage] = []
         with engine_errors("list its images"):
-            filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
-            # all=True: an untagged image that another was made from counts as an intermediate one.
-            for found in api.images(all=True, filters=filters):
+            for found in self._connection.dialect.images_with(api, labels):
                 try:
                     images.append(self._connection.stored_image(found["Id"]))
                 except ImageNotFound:  # noqa: PERF203 - removed meanwhile
@@ -108,24 +104,15 @@ class DockerEngine:
         return sorted(images, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:
-        from docker.errors import APIError, ImageNotFound
+        from docker.errors import ImageNotFound
 
-        api = self._connection.quick
+        connection = self._connection
         with engine_errors(f"remove the image {image}"):
             try:
-                id_, names = _id_and_names(self._connection.inspect_image(image))
-                # The last name goes with the image, in one step that the engine refuses where something needs it.
-                with _names_put_back(api, id_, names[1:]):
-                    for name in names[1:]:
-                        api.remove_image(name, noprune=True)
-                    api.remove_image(id_, noprune=True)
+                inspection = connection.inspect_image(image)
+                return connection.dialect.remove_image(connection.quick, inspection)
             except ImageNotFound:
                 return True
-            except APIError as error:
-                if error.status_code == 409:
-                    return False
-                raise
-        return True
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
         return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
@@ -196,21 +183,3 @@ def _unavailable(reference: str, words: str) -> ImageUnavailable:
         f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
         f"`docker import rootfs.tar {reference}`."
     )
-
-
-def _id_and_names(inspection: Mapping[str, Any]) -> tuple[str, list[str]]:
-    return str(inspection["Id"]), [str(tag) for tag in inspection.get("RepoTags") or ()]
-
-
-@contextmanager
-def _names_put_back(api: APIClient, image: str, names: list[str]) -> Iterator[None]:
-    """Give the image its names again when the block raises."""
-    from docker.errors import APIError
-
-    try:
-        yield
-    except APIError:
-        for name in names:
-            reference = parse_reference(name)
-            api.tag(image, reference.repository, reference.tag)
-        raise

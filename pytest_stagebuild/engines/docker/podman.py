@@ -9,11 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_stagebuild.engines.docker.dialect import Dialect
 from pytest_stagebuild.engines.docker.images import committed_config, stored_image
 from pytest_stagebuild.engines.protocol import StoredImage
+from pytest_stagebuild.errors import EngineError
+
+if TYPE_CHECKING:
+    from docker import APIClient
 
 _ADDED_ENVIRONMENT: Final = frozenset(
     ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "container=podman")
@@ -31,7 +35,6 @@ class Podman(Dialect):
     """Podman's socket, ``podman system service``."""
 
     name: ClassVar[str] = "podman"
-    command: ClassVar[str] = "podman"
 
     def identity(self, address: str, info: Mapping[str, Any]) -> str:
         """The place of its images and the machine: its ``ID`` is another one at each call
@@ -58,6 +61,46 @@ class Podman(Dialect):
             "conf": committed_config(base),
             "changes": [f"{name.upper()} {json.dumps(base.get(name) or [])}" for name in ("Entrypoint", "Cmd")],
         }
+
+    def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        """It makes one condition of several labels, which no image meets
+        (containers/common v0.50.1, pkg/filters/filters.go, ``FiltersFromRequest``).
+        """
+        found = super().images_with(api, dict(list(labels.items())[:1]))
+        return [image for image in found if labels.items() <= (image.get("Labels") or {}).items()]
+
+    def remove_image(self, api: APIClient, inspection: Mapping[str, Any]) -> bool:
+        """It forgets an image that others stand on, as long as no container does
+        (containers/common v0.50.1, libimage/image.go, ``removeRecursive``).
+        """
+        parent = str(inspection["Id"]).removeprefix("sha256:")
+        if any(str(image.get("ParentId")).removeprefix("sha256:") == parent for image in api.images(all=True)):
+            return False
+        return super().remove_image(api, inspection)
+
+    def remove_with_last_name(self, api: APIClient, image: str) -> bool:
+        """With an image it removes the untagged ones below it, whosever they are, in spite of ``noprune``
+        (pkg/api/handlers/compat/images_remove.go). Podman's own interface heeds it, and numbers its failures
+        (pkg/domain/infra/abi/images.go, ``removeErrorsToExitCode``).
+        """
+        from docker.errors import ImageNotFound
+
+        response = api.delete(
+            f"{api.base_url}/v4.0.0/libpod/images/remove",
+            params={"images": image, "noprune": "true"},
+            timeout=api.timeout,
+        )
+        response.raise_for_status()
+        report: Mapping[str, Any] = response.json()
+        words = "; ".join(report.get("Errors") or ())
+        match report["ExitCode"]:
+            case 0:
+                return True
+            case 1:
+                raise ImageNotFound(words, explanation=words)
+            case 2:
+                return False
+        raise EngineError(f"the engine could not remove the image {image}: {words}")
 
 
 def _machine_of(address: str, info: Mapping[str, Any]) -> str:

@@ -354,11 +354,10 @@ class DockerSandbox:
         from requests import RequestException
 
         api = self._connection.quick
-        filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
         deadline = time.monotonic() + _COMMIT_LOOKUP
         while time.monotonic() < deadline:
             try:
-                for found in api.images(all=True, filters=filters):
+                for found in self._connection.dialect.images_with(api, labels):
                     # The engine tags in a step of its own, which may be lost.
                     api.tag(found["Id"], name.repository, name.tag)
                     return self._connection.stored_image(found["Id"])
