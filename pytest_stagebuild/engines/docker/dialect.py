@@ -29,6 +29,10 @@ class Dialect:
         """What a commit is to be told so that the image has the configuration ``base``."""
         return {"conf": committed_config(base)}
 
+    def pull_advice(self, reference: str, words: str) -> str:
+        """What to check where a pull failed with these words."""
+        return "Check the name and that its registry answers"
+
     def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """The engine's list of the images that carry all these labels."""
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}

@@ -87,7 +87,7 @@ class DockerEngine:
                 progress(PullProgress(reference, received.received, received.total))
         image = self.find_image(reference)
         if image is None:
-            raise _unavailable(reference, "the pull ended, and the image is not there")
+            raise self._unavailable(reference, "the pull ended, and the image is not there")
         return image
 
     def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
@@ -166,20 +166,20 @@ class DockerEngine:
                     no_credentials = f" (no credentials: {error})"
                     events = api.pull(name.repository, name.tag, stream=True, decode=True, auth_config={})
             except APIError as error:
-                raise _unavailable(reference, words_of(error) + no_credentials) from error
+                raise self._unavailable(reference, words_of(error) + no_credentials) from error
             with closing(events):
                 for event in events:
                     if "error" in event:
                         detail = event.get("errorDetail") or {}
-                        raise _unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
+                        raise self._unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
                     yield event
 
-
-def _unavailable(reference: str, words: str) -> ImageUnavailable:
-    log_in = f"docker login {registry_of(reference)}".rstrip()
-    return ImageUnavailable(
-        f"the image {reference} is not here, and the engine could not pull it: {words}\n"
-        f"Check the name and that its registry answers, log in there ({log_in}), or bring it in offline: "
-        f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
-        f"`docker import rootfs.tar {reference}`."
-    )
+    def _unavailable(self, reference: str, words: str) -> ImageUnavailable:
+        dialect = self._connection.dialect
+        log_in = f"{dialect.name} login {registry_of(reference)}".rstrip()
+        return ImageUnavailable(
+            f"the image {reference} is not here, and the engine could not pull it: {words}\n"
+            f"{dialect.pull_advice(reference, words)}, log in there ({log_in}), or bring it in offline: "
+            f"`docker save {reference} -o image.tar` where it is and `{dialect.name} load -i image.tar` here, or "
+            f"`{dialect.name} import rootfs.tar {reference}`."
+        )

@@ -62,6 +62,14 @@ class Podman(Dialect):
             "changes": [f"{name.upper()} {json.dumps(base.get(name) or [])}" for name in ("Entrypoint", "Cmd")],
         }
 
+    def pull_advice(self, reference: str, words: str) -> str:
+        """With ``compat_api_enforce_docker_hub = false`` it looks where registries.conf says, which may be nowhere
+        (https://www.redhat.com/sysadmin/container-image-short-names).
+        """
+        if "short-name" in words:
+            return f"Write the name with its registry, such as docker.io/library/{reference}"
+        return super().pull_advice(reference, words)
+
     def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """It makes one condition of several labels, which no image meets
         (containers/common v0.50.1, pkg/filters/filters.go, ``FiltersFromRequest``).
