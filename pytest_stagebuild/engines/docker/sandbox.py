@@ -272,7 +272,8 @@ class DockerSandbox:
         with engine_errors(f"give {path}"):
             try:
                 pieces, stat = self._connection.quick.get_archive(self.name, path)
-                if target := (stat or {}).get("linkTarget"):
+                target = (stat or {}).get("linkTarget")
+                if target and target != path:  # Podman's is the path itself where there is no link
                     pieces, _ = self._connection.quick.get_archive(self.name, target)
             except NotFound:
                 return ""
