@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,17 +66,37 @@ def docker_with_user(docker: DockerEngine, docker_base: StoredImage) -> Iterator
 @pytest.fixture(scope="session")
 def podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[DockerEngine]:
     """A Podman of our own, behind its Docker-compatible socket, with the base image."""
-    with own_podman() as service:
+    with _podman(docker, rootless=False) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def rootless_podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[DockerEngine]:
+    """The same of an ordinary user."""
+    with _podman(docker, rootless=True) as engine:
+        yield engine
+
+
+@contextmanager
+def _podman(docker: DockerEngine, *, rootless: bool) -> Iterator[DockerEngine]:
+    with own_podman(rootless=rootless) as service:
         service.bring(BASE, docker._connection.patient)
         with service.connected() as engine:
             yield engine
-            left = list(_containers(engine))
+            left = _containers(engine)
     assert not left, f"containers left behind: {left}"
 
 
 @pytest.fixture(scope="session")
 def podman_base(podman: DockerEngine) -> StoredImage:
     image = podman.find_image(BASE)
+    assert image
+    return image
+
+
+@pytest.fixture(scope="session")
+def rootless_podman_base(rootless_podman: DockerEngine) -> StoredImage:
+    image = rootless_podman.find_image(BASE)
     assert image
     return image
 
@@ -155,34 +176,36 @@ def world_of(test_id: str) -> Iterator[Callable[[Engine, StoredImage], World]]:
         assert not world.engine.images_with(world.labels)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("docker", "docker_base"), id="docker-root", marks=pytest.mark.engine),
-        pytest.param(("docker", "docker_with_user"), id="docker-user", marks=pytest.mark.engine),
-        pytest.param(("podman", "podman_base"), id="podman-root", marks=pytest.mark.engine),
-        pytest.param(("podman", "podman_with_user"), id="podman-user", marks=pytest.mark.engine),
-        pytest.param(("local", "local_base"), id="local-root", marks=pytest.mark.engine),
-        pytest.param(("local", "local_with_user"), id="local-user", marks=pytest.mark.engine),
-    ]
-)
+REAL = {
+    "docker-root": ("docker", "docker_base"),
+    "docker-user": ("docker", "docker_with_user"),
+    "podman-root": ("podman", "podman_base"),
+    "podman-user": ("podman", "podman_with_user"),
+    "podman-rootless": ("rootless_podman", "rootless_podman_base"),
+    "local-root": ("local", "local_base"),
+    "local-user": ("local", "local_with_user"),
+}
+"""The fixtures of each engine and of an image on it, without a USER or with one."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in REAL])
 def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each real engine, on an image without a USER and on one with it."""
-    engine, image = request.param
+    engine, image = REAL[request.param]
     return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
 
 
-@pytest.fixture(
-    params=[f"{engine}-{user}" for engine in ("fake", "docker", "podman", "local") for user in ("root", "user")]
-)
+@pytest.fixture(params=["fake-root", "fake-user", *REAL])
 def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each engine, the fake too: what holds for both can be relied on in tests with the fake."""
-    engine_name, _, user = request.param.partition("-")
-    if engine_name == "fake":
-        config = ImageConfig(env=("GREETING=hello world",), user="app" if user == "user" else "")
-        engine = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
-        return world_of(engine, engine.find_image(BASE))
-    image = request.getfixturevalue(f"{engine_name}_with_user" if user == "user" else f"{engine_name}_base")
-    return world_of(request.getfixturevalue(engine_name), image)
+    if request.param in REAL:
+        engine, image = REAL[request.param]
+        return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
+    config = ImageConfig(env=("GREETING=hello world",), user="app" if request.param == "fake-user" else "")
+    fake = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
+    base = fake.find_image(BASE)
+    assert base
+    return world_of(fake, base)
 
 
 @pytest.fixture

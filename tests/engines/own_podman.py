@@ -25,9 +25,23 @@ _PATIENCE = 60.0
 # fixed places, whatever it is configured for, is in memory there: the state of networks and locks.
 # The shell reaps those that Podman leaves to process 1; to Podman a dead conmon that nobody has reaped is alive.
 _SERVICE = """
-mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /var/lib || exit
-ip link set lo up
+mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && chmod 1777 /dev/shm || exit
+mount -t tmpfs tmpfs /var/lib && ip link set lo up || exit
 podman system service --time=0 "$1" & wait "$!"
+"""
+
+# The same by a user whom nobody else knows, with the subordinate ids that Podman wants, and with the device that its
+# networks need, which everyone may open where udev is at work.
+_ROOTLESS_SERVICE = """
+mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && chmod 1777 /dev/shm || exit
+mkdir "$2/etc" "$2/work" && mount -t overlay -o "lowerdir=/etc,upperdir=$2/etc,workdir=$2/work" overlay /etc || exit
+echo "stagebuild:x:4711:4711::$2/home:/bin/sh" >>/etc/passwd
+echo "stagebuild:x:4711:" >>/etc/group
+for file in /etc/subuid /etc/subgid; do echo "stagebuild:1879048192:65536" >>"$file"; done
+mknod -m 666 "$2/tun" c 10 200 && mount --bind "$2/tun" /dev/net/tun
+mkdir "$2/home" "$2/runtime" && chown -R 4711:4711 "$2" && cd "$2" && ip link set lo up || exit
+export HOME="$2/home" XDG_RUNTIME_DIR="$2/runtime"
+setpriv --reuid=4711 --regid=4711 --clear-groups podman system service --time=0 "$1" & wait "$!"
 """
 
 # crun, Podman's choice, refuses a machine with both versions of cgroups, and raised limits need a capability
@@ -59,16 +73,21 @@ unqualified-search-registries = ["docker.io"]
 
 
 class OwnPodman:
-    """A ``podman system service`` as root; ``address`` is its socket. Nothing of it is left once it is closed."""
+    """A ``podman system service``, of root or of another user; ``address`` is its socket.
 
-    def __init__(self) -> None:
+    Nothing of it is left once it is closed.
+    """
+
+    def __init__(self, *, rootless: bool = False) -> None:
         if os.geteuid() != 0:
-            pytest.skip("a Podman of the tests' own needs root")
-        missing = [name for name in ("podman", "runc", "conmon", "unshare", "ip") if shutil.which(name) is None]
+            pytest.skip("a Podman of the tests' own needs root, to give it namespaces, or another user's id")
+        needed = ["podman", "runc", "conmon", "unshare", "ip", *(("newuidmap", "setpriv") if rootless else ())]
+        missing = [name for name in needed if shutil.which(name) is None]
         if missing:
             pytest.skip(f"not installed: {', '.join(missing)}")
         self.folder = Path(tempfile.mkdtemp(prefix="sbp-", dir="/tmp"))  # a socket's path has at most 107 characters
         self.address = f"unix://{self.folder}/podman.sock"
+        self._script = _ROOTLESS_SERVICE if rootless else _SERVICE
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -86,7 +105,7 @@ class OwnPodman:
         namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*namespaces, "/bin/sh", "-c", _SERVICE, "sh", self.address],
+                [*namespaces, "/bin/sh", "-c", self._script, "sh", self.address, str(self.folder)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -150,8 +169,8 @@ class OwnPodman:
 
 
 @contextmanager
-def own_podman() -> Iterator[OwnPodman]:
-    podman = OwnPodman()
+def own_podman(*, rootless: bool = False) -> Iterator[OwnPodman]:
+    podman = OwnPodman(rootless=rootless)
     try:
         podman.start()
         yield podman

@@ -56,8 +56,12 @@ class Podman(Dialect):
         (pkg/api/handlers/compat/images.go, ``CommitContainer``). What they do not name stays the base image's.
 
         Podman parts them at newlines, so they hold nothing but ASCII JSON, in which there is none.
+
+        Not paused, which rootless Podman cannot do with cgroups of version 1 (libpod/container_internal.go, ``pause``):
+        what could write has been ended.
         """
         return {
+            "pause": False,
             "conf": committed_config(base),
             "changes": [f"{name.upper()} {json.dumps(base.get(name) or [])}" for name in ("Entrypoint", "Cmd")],
         }
