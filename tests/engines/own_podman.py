@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -81,17 +82,22 @@ class OwnPodman:
     def __init__(self, *, rootless: bool = False) -> None:
         if os.geteuid() != 0:
             pytest.skip("a Podman of the tests' own needs root, to give it namespaces, or another user's id")
-        needed = ["podman", "runc", "conmon", "unshare", "ip", *(("newuidmap", "setpriv") if rootless else ())]
+        needed = ["podman", "runc", "conmon", "setpriv", "unshare", "ip"]
+        needed += ["newuidmap", "slirp4netns"] if rootless else []
         missing = [name for name in needed if shutil.which(name) is None]
         if missing:
             pytest.skip(f"not installed: {', '.join(missing)}")
         self.folder = Path(tempfile.mkdtemp(prefix="sbp-", dir="/tmp"))  # a socket's path has at most 107 characters
         self.address = f"unix://{self.folder}/podman.sock"
+        self._rootless = rootless
         self._script = _ROOTLESS_SERVICE if rootless else _SERVICE
         self._process: subprocess.Popen[bytes] | None = None
+        self._turn: int | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self._turn = os.open(Path(__file__).parent, os.O_RDONLY)
+        fcntl.flock(self._turn, fcntl.LOCK_SH)
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         texts = {
             "CONTAINERS": _CONTAINERS_CONF,
@@ -102,7 +108,17 @@ class OwnPodman:
             file = self.folder / f"{name.lower()}.conf"
             file.write_text(text.format(folder=self.folder))
             environment[f"{name}_CONF"] = str(file)
-        namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        namespaces = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*namespaces, "/bin/sh", "-c", self._script, "sh", self.address, str(self.folder)],
@@ -113,6 +129,8 @@ class OwnPodman:
             )
         deadline = time.monotonic() + _PATIENCE
         while not self._answers():
+            if self._rootless and self._process.poll() is not None:
+                pytest.skip(f"this machine does not let an ordinary user run Podman: {self.log}")
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
@@ -147,16 +165,22 @@ class OwnPodman:
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+            # With its process 1 all others end, and what started that ends once all have: nothing is in a cgroup then.
+            tasks = f"/proc/{self._process.pid}/task/{self._process.pid}/children"
+            first = Path(tasks).read_text() if self._process.poll() is None else ""
+            for pid in first.split() or [self._process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            self._process.wait(_PATIENCE)
+            self._process = None
+        if self._turn is not None:
+            _remove_groups(self._turn)
+            os.close(self._turn)
+            self._turn = None
         deadline = time.monotonic() + _PATIENCE
-        while True:
-            # What held a folder as a mount in a namespace that ends may do so for a moment more.
-            with contextlib.suppress(OSError):
-                shutil.rmtree(self.folder)
-                break
-            assert time.monotonic() < deadline, list(self.folder.rglob("*"))
-            time.sleep(0.1)
+        while self.folder.exists():
+            # A mount may go a moment after the namespace.
+            shutil.rmtree(self.folder, ignore_errors=time.monotonic() < deadline)
 
     def _answers(self) -> bool:
         if not Path(self.address.removeprefix("unix://")).exists():
@@ -176,3 +200,16 @@ def own_podman(*, rootless: bool = False) -> Iterator[OwnPodman]:
         yield podman
     finally:
         podman.close()
+
+
+def _remove_groups(turn: int) -> None:
+    """Remove the cgroups that Podman leaves, which all share, where nobody who holds this lock has need of them."""
+    fcntl.flock(turn, fcntl.LOCK_UN)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    for top in [*Path("/sys/fs/cgroup").glob("*/libpod_parent"), Path("/sys/fs/cgroup/libpod_parent")]:
+        for group in [*sorted(top.rglob("*/"), reverse=True), top]:
+            with contextlib.suppress(OSError):  # another Podman's, in use
+                group.rmdir()

@@ -35,6 +35,11 @@ def podman(service: OwnPodman) -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="module")
+def podman_image() -> str:
+    return PYTHON_IMAGE
+
+
+@pytest.fixture(scope="module")
 def podman_image_with_user(podman: docker.DockerClient) -> str:
     name = "stagebuild-test/user:podman"
     container = podman.containers.create(PYTHON_IMAGE, ["useradd", "--create-home", "--uid", "1234", "app"])
@@ -59,10 +64,10 @@ def new_podman_project(
         yield make_there
 
 
-@pytest.fixture(params=["root", "user"])
-def podman_project(request: pytest.FixtureRequest, new_podman_project: Callable[..., Project]) -> Project:
+@pytest.fixture
+def podman_project(new_podman_project: Callable[..., Project]) -> Project:
     project = new_podman_project(
-        image=PYTHON_IMAGE if request.param == "root" else request.getfixturevalue("podman_image_with_user"),
+        image=PYTHON_IMAGE,
         install_cmd="cp requirements.txt installed.txt",
         build_cmd="cat installed.txt module.txt > built.txt",
         test_cmd="cat built.txt; test -s built.txt",
@@ -71,7 +76,9 @@ def podman_project(request: pytest.FixtureRequest, new_podman_project: Callable[
     return project
 
 
-def test_what_a_first_run_makes_is_reused_with_the_lockfile_and_without(podman_project, podman):
+@pytest.mark.parametrize("image", ["podman_image", "podman_image_with_user"])
+def test_what_a_first_run_makes_is_reused_with_the_lockfile_and_without(podman_project, podman, image, request):
+    podman_project.environ["PYTEST_ADDOPTS"] = f"--stagebuild-image={request.getfixturevalue(image)}"
     first = podman_project.stagebuild()
     assert (first.code, first.outcomes()) == (0, MADE)
     assert f"podman {podman.version()['Version']} at {podman_project.environ['DOCKER_HOST']}" in first.output
