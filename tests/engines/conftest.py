@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from pytest_stagebuild.errors import EngineUnavailable
 sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
 
 from fake import FakeEngine
-from worlds import BASE, PASSWD, World, run
+from own_podman import own_podman
+from with_user import CONFIGURATION, INSTRUCTIONS, add_user, image_with_user
+from worlds import BASE, PASSWD, World
 
 
 @pytest.fixture(scope="session")
@@ -56,29 +59,53 @@ def docker_base(docker: DockerEngine) -> StoredImage:
 @pytest.fixture(scope="session")
 def docker_with_user(docker: DockerEngine, docker_base: StoredImage) -> Iterator[StoredImage]:
     """The base image with a named user, an environment and all else that a configuration can hold."""
-    with docker.sandbox(docker_base, labels={}, network=False, life=300) as sandbox:
-        sandbox.start()
-        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
-        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
-        made = docker._connection.patient.commit(
-            sandbox.name,
-            conf={
-                "User": "app",
-                "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"],
-                "WorkingDir": "/home/app",
-                "Entrypoint": ["/usr/bin/env"],
-                "Cmd": ["id"],
-                "Volumes": {"/data": {}},
-                "ExposedPorts": {"80/tcp": {}},
-                "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_000_000_000},
-                "StopSignal": "SIGINT",
-                "Shell": ["/bin/sh", "-ec"],
-            },
-        )
-    image = docker.find_image(made["Id"])
+    with image_with_user(docker, docker_base, {"conf": CONFIGURATION}) as image:
+        yield image
+
+
+@pytest.fixture(scope="session")
+def podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[DockerEngine]:
+    """A Podman of our own, behind its Docker-compatible socket, with the base image."""
+    with _podman(docker, rootless=False) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def rootless_podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[DockerEngine]:
+    """The same of an ordinary user."""
+    with _podman(docker, rootless=True) as engine:
+        yield engine
+
+
+@contextmanager
+def _podman(docker: DockerEngine, *, rootless: bool) -> Iterator[DockerEngine]:
+    with own_podman(rootless=rootless) as service:
+        service.bring(BASE, docker._connection.patient)
+        with service.connected() as engine:
+            yield engine
+            left = _containers(engine)
+    assert not left, f"containers left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def podman_base(podman: DockerEngine) -> StoredImage:
+    image = podman.find_image(BASE)
     assert image
-    yield image
-    docker.remove_image(image.id)
+    return image
+
+
+@pytest.fixture(scope="session")
+def rootless_podman_base(rootless_podman: DockerEngine) -> StoredImage:
+    image = rootless_podman.find_image(BASE)
+    assert image
+    return image
+
+
+@pytest.fixture(scope="session")
+def podman_with_user(podman: DockerEngine, podman_base: StoredImage) -> Iterator[StoredImage]:
+    """The same as far as Podman can be told."""
+    with image_with_user(podman, podman_base, {"changes": INSTRUCTIONS}) as image:
+        yield image
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +138,7 @@ def local_base(local: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 def local_with_user(local: LocalEngine, local_base: StoredImage) -> Iterator[StoredImage]:
     """The base image with a named user and an environment."""
     with local.sandbox(local_base, labels={}, network=False, life=300) as sandbox:
-        sandbox.start()
-        added = "printf 'app:x:1000:1001::/home/app:/bin/sh\\n' >>/etc/passwd; printf 'app:x:1001:\\n' >>/etc/group"
-        assert run(sandbox, f"{added}; mkdir -p /home/app; chown 1000:1001 /home/app", cwd="/").code == 0
+        add_user(sandbox)
         config = ImageConfig(("PATH=/usr/local/bin:/usr/bin:/bin", "GREETING=hello world"), "app", "/home/app")
         sandbox._image = replace(sandbox._image, config=config)
         image = sandbox.commit(f"stagebuild-test/user:{uuid.uuid4().hex}", {})
@@ -151,30 +176,36 @@ def world_of(test_id: str) -> Iterator[Callable[[Engine, StoredImage], World]]:
         assert not world.engine.images_with(world.labels)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("docker", "docker_base"), id="docker-root", marks=pytest.mark.engine),
-        pytest.param(("docker", "docker_with_user"), id="docker-user", marks=pytest.mark.engine),
-        pytest.param(("local", "local_base"), id="local-root", marks=pytest.mark.engine),
-        pytest.param(("local", "local_with_user"), id="local-user", marks=pytest.mark.engine),
-    ]
-)
+REAL = {
+    "docker-root": ("docker", "docker_base"),
+    "docker-user": ("docker", "docker_with_user"),
+    "podman-root": ("podman", "podman_base"),
+    "podman-user": ("podman", "podman_with_user"),
+    "podman-rootless": ("rootless_podman", "rootless_podman_base"),
+    "local-root": ("local", "local_base"),
+    "local-user": ("local", "local_with_user"),
+}
+"""The fixtures of each engine and of an image on it, without a USER or with one."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in REAL])
 def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each real engine, on an image without a USER and on one with it."""
-    engine, image = request.param
+    engine, image = REAL[request.param]
     return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
 
 
-@pytest.fixture(params=[f"{engine}-{user}" for engine in ("fake", "docker", "local") for user in ("root", "user")])
+@pytest.fixture(params=["fake-root", "fake-user", *REAL])
 def world(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each engine, the fake too: what holds for both can be relied on in tests with the fake."""
-    engine_name, _, user = request.param.partition("-")
-    if engine_name == "fake":
-        config = ImageConfig(env=("GREETING=hello world",), user="app" if user == "user" else "")
-        engine = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
-        return world_of(engine, engine.find_image(BASE))
-    image = request.getfixturevalue(f"{engine_name}_with_user" if user == "user" else f"{engine_name}_base")
-    return world_of(request.getfixturevalue(engine_name), image)
+    if request.param in REAL:
+        engine, image = REAL[request.param]
+        return world_of(request.getfixturevalue(engine), request.getfixturevalue(image))
+    config = ImageConfig(env=("GREETING=hello world",), user="app" if request.param == "fake-user" else "")
+    fake = FakeEngine({BASE: {"/etc/passwd": PASSWD}}, config=config)
+    base = fake.find_image(BASE)
+    assert base
+    return world_of(fake, base)
 
 
 @pytest.fixture

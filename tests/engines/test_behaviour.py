@@ -19,7 +19,7 @@ def test_files_arrive_as_the_archive_says(world: World) -> None:
     with world.sandbox() as sandbox:
         sandbox.put([archive[:700], archive[700:]])
         member, data = members_of(sandbox.get("/src/deep/er.sh"))["er.sh"]
-        assert (member.mode & 0o7777, member.uid, member.gid, member.mtime) == (0o754, 7, 8, 1_600_000_000)
+        assert (member.mode & 0o7777, member.mtime) == (0o754, 1_600_000_000)
         assert data == b"#!"
         assert members_of(sandbox.get("/src"))["src/a b.txt"][1] == b"\0\xff"
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_stagebuild.engines.docker.dialect import Dialect
+from pytest_stagebuild.engines.docker.podman import Podman, is_podman
+from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -28,11 +31,13 @@ _DENIED: Final = "permission denied"
 
 @dataclass(frozen=True)
 class Connection:
-    """An engine that answered, with a client for questions and one for what takes long."""
+    """An engine that answered and said its ``version``, with a client for questions and one for what takes long."""
 
     address: str
     quick: APIClient
     patient: APIClient
+    version: Mapping[str, Any]
+    dialect: Dialect
 
     def stream(self, path: str, body: object) -> Response:
         """POST ``body`` and give the response with its body unread, which never times out.
@@ -49,6 +54,9 @@ class Connection:
     def inspect_image(self, image: str) -> Mapping[str, Any]:
         inspection: Mapping[str, Any] = self.quick.inspect_image(image)  # type: ignore[no-untyped-call]
         return inspection
+
+    def stored_image(self, image: str) -> StoredImage:
+        return self.dialect.stored_image(self.inspect_image(image))
 
     def close(self) -> None:
         self.quick.close()
@@ -68,11 +76,12 @@ def open_connection() -> Connection:
         try:
             candidate.reach()
             quick = APIClient(timeout=QUICK, **candidate.arguments)
+            version: Mapping[str, Any] = quick.version()
             patient = APIClient(timeout=PATIENT, version=quick.api_version, **candidate.arguments)
         except (DockerException, OSError, ValueError) as error:  # noqa: PERF203 - a failed address is what is looped over
             failures.append(f"{candidate}: {_why(error)}")
         else:
-            return Connection(str(candidate), quick, patient)
+            return Connection(str(candidate), quick, patient, version, Podman() if is_podman(version) else Dialect())
     tried = "\n".join(f"  {failure}" for failure in failures)
     advice = "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs."
     if _DENIED in tried:

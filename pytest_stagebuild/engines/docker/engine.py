@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
 from pytest_stagebuild.engines.docker.images import (
@@ -15,15 +14,11 @@ from pytest_stagebuild.engines.docker.images import (
     is_id,
     parse_reference,
     registry_of,
-    stored_image,
 )
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
-
-if TYPE_CHECKING:
-    from docker import APIClient
 
 
 class DockerEngine:
@@ -31,8 +26,6 @@ class DockerEngine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        with engine_errors("say what it is"):
-            self._version: Mapping[str, Any] = connection.quick.version()
 
     @classmethod
     def connect(cls) -> DockerEngine:
@@ -46,20 +39,18 @@ class DockerEngine:
 
     @property
     def name(self) -> str:
-        components = self._version.get("Components") or ()
-        return "podman" if any(one.get("Name") == "Podman Engine" for one in components) else "docker"
+        return self._connection.dialect.name
 
     @cached_property
     def identity(self) -> str:
         with engine_errors("say what it is"):
             info: Mapping[str, Any] = self._connection.quick.info()
-        if self.name == "podman":  # its ID is another one at each call
-            return f"podman:{info.get('DockerRootDir')}:{_machine_of(self._connection.address, info)}"
-        return f"docker:{info.get('ID')}"
+        return self._connection.dialect.identity(self._connection.address, info)
 
     @property
     def platform(self) -> str:
-        return platform_of(str(self._version.get("Os") or "linux"), str(self._version.get("Arch") or ""))
+        version = self._connection.version
+        return platform_of(str(version.get("Os") or "linux"), str(version.get("Arch") or ""))
 
     @property
     def default_image(self) -> str | None:
@@ -70,7 +61,7 @@ class DockerEngine:
         return False
 
     def describe(self) -> str:
-        return f"{self.name} {self._version.get('Version')} at {self._connection.address}"
+        return f"{self.name} {self._connection.version.get('Version')} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         from docker.errors import ImageNotFound
@@ -80,7 +71,7 @@ class DockerEngine:
         whole = reference if is_id(reference) else str(parse_reference(reference))
         with engine_errors(f"look for the image {reference}"):
             try:
-                return stored_image(self._connection.inspect_image(whole))
+                return self._connection.stored_image(whole)
             except ImageNotFound:
                 return None
 
@@ -96,7 +87,7 @@ class DockerEngine:
                 progress(PullProgress(reference, received.received, received.total))
         image = self.find_image(reference)
         if image is None:
-            raise _unavailable(reference, "the pull ended, and the image is not there")
+            raise self._unavailable(reference, "the pull ended, and the image is not there")
         return image
 
     def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
@@ -105,34 +96,23 @@ class DockerEngine:
         api = self._connection.quick
         images: list[StoredImage] = []
         with engine_errors("list its images"):
-            filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
-            # all=True: an untagged image that another was made from counts as an intermediate one.
-            for found in api.images(all=True, filters=filters):
+            for found in self._connection.dialect.images_with(api, labels):
                 try:
-                    images.append(stored_image(self._connection.inspect_image(found["Id"])))
+                    images.append(self._connection.stored_image(found["Id"]))
                 except ImageNotFound:  # noqa: PERF203 - removed meanwhile
                     continue
         return sorted(images, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:
-        from docker.errors import APIError, ImageNotFound
+        from docker.errors import ImageNotFound
 
-        api = self._connection.quick
+        connection = self._connection
         with engine_errors(f"remove the image {image}"):
             try:
-                id_, names = _id_and_names(self._connection.inspect_image(image))
-                # The last name goes with the image, in one step that the engine refuses where something needs it.
-                with _names_put_back(api, id_, names[1:]):
-                    for name in names[1:]:
-                        api.remove_image(name, noprune=True)
-                    api.remove_image(id_, noprune=True)
+                inspection = connection.inspect_image(image)
+                return connection.dialect.remove_image(connection.quick, inspection)
             except ImageNotFound:
                 return True
-            except APIError as error:
-                if error.status_code == 409:
-                    return False
-                raise
-        return True
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
         return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
@@ -186,47 +166,20 @@ class DockerEngine:
                     no_credentials = f" (no credentials: {error})"
                     events = api.pull(name.repository, name.tag, stream=True, decode=True, auth_config={})
             except APIError as error:
-                raise _unavailable(reference, words_of(error) + no_credentials) from error
+                raise self._unavailable(reference, words_of(error) + no_credentials) from error
             with closing(events):
                 for event in events:
                     if "error" in event:
                         detail = event.get("errorDetail") or {}
-                        raise _unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
+                        raise self._unavailable(reference, f"{detail.get('message') or event['error']}{no_credentials}")
                     yield event
 
-
-def _unavailable(reference: str, words: str) -> ImageUnavailable:
-    log_in = f"docker login {registry_of(reference)}".rstrip()
-    return ImageUnavailable(
-        f"the image {reference} is not here, and the engine could not pull it: {words}\n"
-        f"Check the name and that its registry answers, log in there ({log_in}), or bring it in offline: "
-        f"`docker save {reference} -o image.tar` where it is and `docker load -i image.tar` here, or "
-        f"`docker import rootfs.tar {reference}`."
-    )
-
-
-def _machine_of(address: str, info: Mapping[str, Any]) -> str:
-    """The id of the machine that the engine runs on, or its name where it is another than ours."""
-    try:
-        local = address.startswith("unix://")
-        return Path("/etc/machine-id").read_text().strip() if local else str(info.get("Name"))
-    except OSError:
-        return str(info.get("Name"))
-
-
-def _id_and_names(inspection: Mapping[str, Any]) -> tuple[str, list[str]]:
-    return str(inspection["Id"]), [str(tag) for tag in inspection.get("RepoTags") or ()]
-
-
-@contextmanager
-def _names_put_back(api: APIClient, image: str, names: list[str]) -> Iterator[None]:
-    """Give the image its names again when the block raises."""
-    from docker.errors import APIError
-
-    try:
-        yield
-    except APIError:
-        for name in names:
-            reference = parse_reference(name)
-            api.tag(image, reference.repository, reference.tag)
-        raise
+    def _unavailable(self, reference: str, words: str) -> ImageUnavailable:
+        dialect = self._connection.dialect
+        log_in = f"{dialect.name} login {registry_of(reference)}".rstrip()
+        return ImageUnavailable(
+            f"the image {reference} is not here, and the engine could not pull it: {words}\n"
+            f"{dialect.pull_advice(reference, words)}, log in there ({log_in}), or bring it in offline: "
+            f"`docker save {reference} -o image.tar` where it is and `{dialect.name} load -i image.tar` here, or "
+            f"`{dialect.name} import rootfs.tar {reference}`."
+        )

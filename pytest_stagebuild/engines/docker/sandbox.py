@@ -16,7 +16,7 @@ from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.changes import changed_files
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
 from pytest_stagebuild.engines.docker.exec import DockerBeside, Execution, output_of
-from pytest_stagebuild.engines.docker.images import Reference, committed_config, parse_reference, stored_image
+from pytest_stagebuild.engines.docker.images import Reference, parse_reference
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
@@ -272,7 +272,8 @@ class DockerSandbox:
         with engine_errors(f"give {path}"):
             try:
                 pieces, stat = self._connection.quick.get_archive(self.name, path)
-                if target := (stat or {}).get("linkTarget"):
+                target = (stat or {}).get("linkTarget")
+                if target and target != path:  # Podman's is the path itself where there is no link
                     pieces, _ = self._connection.quick.get_archive(self.name, target)
             except NotFound:
                 return ""
@@ -334,9 +335,9 @@ class DockerSandbox:
         name = parse_reference(reference)
         try:
             with engine_errors("commit the container"):
-                conf = committed_config(self._base_config)
-                made = self._connection.patient.commit(self.name, name.repository, name.tag, conf=conf)
-                return stored_image(self._connection.inspect_image(made["Id"]))
+                arguments = self._connection.dialect.commit_arguments(self._base_config)
+                made = self._connection.patient.commit(self.name, name.repository, name.tag, **arguments)
+                return self._connection.stored_image(made["Id"])
         except EngineError as error:
             if "max depth exceeded" in str(error):
                 raise EngineError(
@@ -354,14 +355,13 @@ class DockerSandbox:
         from requests import RequestException
 
         api = self._connection.quick
-        filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
         deadline = time.monotonic() + _COMMIT_LOOKUP
         while time.monotonic() < deadline:
             try:
-                for found in api.images(all=True, filters=filters):
+                for found in self._connection.dialect.images_with(api, labels):
                     # The engine tags in a step of its own, which may be lost.
                     api.tag(found["Id"], name.repository, name.tag)
-                    return stored_image(self._connection.inspect_image(found["Id"]))
+                    return self._connection.stored_image(found["Id"])
                 if api.inspect_container(self.name)["State"]["Paused"]:
                     deadline = time.monotonic() + _COMMIT_LOOKUP  # it is still at it
             except (DockerException, RequestException):

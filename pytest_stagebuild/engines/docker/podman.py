@@ -1,0 +1,124 @@
+"""What Podman does differently behind the Docker Engine API, each with its reason.
+
+The sources are those of Podman 4.3.1, in https://github.com/containers/podman/tree/v4.3.1, where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from pytest_stagebuild.engines.docker.dialect import Dialect
+from pytest_stagebuild.engines.docker.images import committed_config, stored_image
+from pytest_stagebuild.engines.protocol import StoredImage
+from pytest_stagebuild.errors import EngineError
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+_ADDED_ENVIRONMENT: Final = frozenset(
+    ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "container=podman")
+)
+"""What every container has, whatever its image says (pkg/env/env.go, ``DefaultEnvVariables``, and the ``env`` of
+containers.conf as it comes)."""
+
+
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Whether this is Podman's answer to the question for its version."""
+    return any(component.get("Name") == "Podman Engine" for component in version.get("Components") or ())
+
+
+class Podman(Dialect):
+    """Podman's socket, ``podman system service``."""
+
+    name: ClassVar[str] = "podman"
+
+    def identity(self, address: str, info: Mapping[str, Any]) -> str:
+        """The place of its images and the machine: its ``ID`` is another one at each call
+        (pkg/api/handlers/compat/info.go: ``uuid.New()``).
+        """
+        return f"podman:{info.get('DockerRootDir')}:{_machine_of(address, info)}"
+
+    def stored_image(self, inspection: Mapping[str, Any]) -> StoredImage:
+        """Without what each container gets anyway, which a commit writes into the image, in any order
+        (libpod/container_commit.go, from ``// Env``); so an image and what is made from it agree where Docker's do.
+        """
+        image = stored_image(inspection)
+        environment = tuple(sorted(set(image.config.env) - _ADDED_ENVIRONMENT))
+        folder = "" if image.config.working_dir == "/" else image.config.working_dir
+        return replace(image, config=replace(image.config, env=environment, working_dir=folder))
+
+    def commit_arguments(self, base: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The body of a commit counts for nothing before Podman 5, and the instructions in ``changes`` do
+        (pkg/api/handlers/compat/images.go, ``CommitContainer``). What they do not name stays the base image's.
+
+        Podman parts them at newlines, so they hold nothing but ASCII JSON, in which there is none.
+
+        Not paused, which rootless Podman cannot do with cgroups of version 1 (libpod/container_internal.go, ``pause``):
+        what could write has been ended.
+        """
+        return {
+            "pause": False,
+            "conf": committed_config(base),
+            "changes": [f"{name.upper()} {json.dumps(base.get(name) or [])}" for name in ("Entrypoint", "Cmd")],
+        }
+
+    def pull_advice(self, reference: str, words: str) -> str:
+        """With ``compat_api_enforce_docker_hub = false`` it looks where registries.conf says, which may be nowhere
+        (https://www.redhat.com/sysadmin/container-image-short-names).
+        """
+        if "short-name" in words:
+            return f"Write the name with its registry, such as docker.io/library/{reference}"
+        return super().pull_advice(reference, words)
+
+    def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        """It makes one condition of several labels, which no image meets
+        (containers/common v0.50.1, pkg/filters/filters.go, ``FiltersFromRequest``).
+        """
+        found = super().images_with(api, dict(list(labels.items())[:1]))
+        return [image for image in found if labels.items() <= (image.get("Labels") or {}).items()]
+
+    def remove_image(self, api: APIClient, inspection: Mapping[str, Any]) -> bool:
+        """It forgets an image that others stand on, as long as no container does
+        (containers/common v0.50.1, libimage/image.go, ``removeRecursive``).
+        """
+        parent = str(inspection["Id"]).removeprefix("sha256:")
+        if any(str(image.get("ParentId")).removeprefix("sha256:") == parent for image in api.images(all=True)):
+            return False
+        return super().remove_image(api, inspection)
+
+    def remove_with_last_name(self, api: APIClient, image: str) -> bool:
+        """With an image it removes the untagged ones below it, whosever they are, in spite of ``noprune``
+        (pkg/api/handlers/compat/images_remove.go). Podman's own interface heeds it, and numbers its failures
+        (pkg/domain/infra/abi/images.go, ``removeErrorsToExitCode``).
+        """
+        from docker.errors import ImageNotFound
+
+        response = api.delete(
+            f"{api.base_url}/v4.0.0/libpod/images/remove",
+            params={"images": image, "noprune": "true"},
+            timeout=api.timeout,
+        )
+        response.raise_for_status()
+        report: Mapping[str, Any] = response.json()
+        words = "; ".join(report.get("Errors") or ())
+        match report["ExitCode"]:
+            case 0:
+                return True
+            case 1:
+                raise ImageNotFound(words, explanation=words)
+            case 2:
+                return False
+        raise EngineError(f"the engine could not remove the image {image}: {words}")
+
+
+def _machine_of(address: str, info: Mapping[str, Any]) -> str:
+    """The id of the machine that the engine runs on, or its name where it is another than ours."""
+    try:
+        local = address.startswith("unix://")
+        return Path("/etc/machine-id").read_text().strip() if local else str(info.get("Name"))
+    except OSError:
+        return str(info.get("Name"))
