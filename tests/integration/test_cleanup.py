@@ -100,7 +100,7 @@ def test_a_signal_that_the_run_was_started_to_ignore_is_ignored(new_project):
 def test_ctrl_c_at_any_step_leaves_no_sandbox_and_no_half_made_checkpoint(new_project, at, after):
     # Enough to send that the interrupt comes in the middle of it, and enough to commit.
     project = new_project(
-        install_cmd="head -c 200000000 /dev/urandom > made", build_cmd="wc -c < made", test_cmd="true"
+        install_cmd="head -c 200000000 /dev/urandom > made", build_cmd="wc -c < made", test_cmd="sleep 1"
     )
     project.write({"at.py": AT})
     with (project.root / "large.bin").open("wb") as file:
@@ -119,6 +119,32 @@ def test_ctrl_c_at_any_step_leaves_no_sandbox_and_no_half_made_checkpoint(new_pr
     assert "200000000" in again.output
 
 
+MAKING = """\
+import os, signal
+import docker
+from pytest_stagebuild.engines.local.spawning import Spawner
+
+def interrupted(making):
+    def make(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        return making(*arguments, **more)
+    return make
+
+docker.APIClient.create_container = interrupted(docker.APIClient.create_container)
+Spawner.spawn = interrupted(Spawner.spawn)
+"""
+"""A plugin that presses Ctrl-C while a sandbox is made."""
+
+
+@on_each_engine
+def test_ctrl_c_while_a_sandbox_is_made_leaves_none(new_project):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"making.py": MAKING})
+    run = project.stagebuild("-p", "making", env={"PYTHONPATH": "."})
+    assert (run.code, run.outcomes()) == (2, {"install": "STOPPED"})
+    assert project.sandboxes() == []
+
+
 @on_each_engine
 @pytest.mark.parametrize("again", ["while the sandbox is removed", "while the run is wound up"])
 def test_a_second_ctrl_c_prints_no_traceback_and_leaves_no_sandbox(new_project, again):
@@ -133,6 +159,35 @@ def test_a_second_ctrl_c_prints_no_traceback_and_leaves_no_sandbox(new_project, 
         assert run.lines[-1] == "stagebuild: interrupted again, left at once"
     else:
         assert run.outcomes() == {"install": "STOPPED"}
+
+
+CLOSING = """\
+import os, signal, threading, time
+
+from pytest_stagebuild.engines.local import store
+
+synchronise = store.Store._make_durable
+
+def slow(self, image):
+    time.sleep(3)
+    synchronise(self, image)
+
+store.Store._make_durable = slow
+
+def pytest_terminal_summary():
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+"""A plugin that presses Ctrl-C while the end of a run waits for what it made to be on disk."""
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+def test_ctrl_c_once_everything_is_over_ends_the_waiting_and_loses_nothing(new_project):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"closing.py": CLOSING})
+    run = project.stagebuild("-p", "closing", env={"PYTHONPATH": "."})
+    assert run.code == 0
+    assert run.lines[-1].startswith("=")
+    assert project.stagebuild().outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
 
 
 @contextlib.contextmanager
