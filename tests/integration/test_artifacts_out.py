@@ -74,7 +74,7 @@ def test_artifacts_of_an_earlier_run_are_not_taken_for_those_of_this_one(cheap):
 
 
 HOSTILE = r"""
-import os, socket, sys
+import contextlib, os, socket, sys
 
 victim = sys.argv[1]
 os.makedirs("out/folder")
@@ -92,7 +92,7 @@ open(b"out/not-utf-8-\xff", "w").write("u")
 open("out/..hidden", "w").write("h")
 with open("out/hole", "wb") as file:
     file.truncate(1 << 20)
-if os.getuid() == 0:
+with contextlib.suppress(PermissionError):  # not every root may do it
     os.mknod("out/device", 0o20666, os.makedev(1, 3))
 """
 
