@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import uuid
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import docker
 import pytest
+from filelock import FileLock
+
+from pytest_stagebuild.errors import EngineUnavailable
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
 
-from projects import LONGEST, PYTHON_IMAGE, ForeignProject, Project, making_projects
+from grounds import PYTHON_IMAGE, DockerGround, Ground, local_ground
+from projects import LONGEST, ForeignProject, Project, making_projects
 
 
 @pytest.fixture(scope="session")
@@ -39,18 +44,46 @@ def image_with_user(client: docker.DockerClient) -> Iterator[str]:
     client.images.remove(name, force=True)
 
 
+@pytest.fixture(scope="session")
+def on_docker(client: docker.DockerClient) -> Ground:
+    return DockerGround(client)
+
+
+@pytest.fixture(scope="session")
+def on_docker_with_user(client: docker.DockerClient, image_with_user: str) -> Ground:
+    return DockerGround(client, image_with_user)
+
+
+@pytest.fixture(scope="session")
+def on_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """The local engine, whose store the workers of one run share: the image that it stands on is made once."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with contextlib.ExitStack() as stack:
+        with FileLock(folder / "store.lock"):
+            try:
+                ground = stack.enter_context(local_ground(folder / "store"))
+            except EngineUnavailable as error:
+                pytest.skip(f"no local engine: {error}")
+        yield ground
+
+
+@pytest.fixture(scope="module")
+def ground(request: pytest.FixtureRequest) -> Ground:
+    """Docker, where a test does not say otherwise."""
+    return request.getfixturevalue(f"on_{getattr(request, 'param', 'docker')}")
+
+
 @pytest.fixture
-def new_project(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
-    with making_projects(tmp_path, client) as make:
+def new_project(tmp_path: Path, ground: Ground) -> Iterator[Callable[..., Project]]:
+    with making_projects(tmp_path, ground) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
-def new_shared_project(
-    tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient
-) -> Iterator[Callable[..., Project]]:
+def new_shared_project(tmp_path_factory: pytest.TempPathFactory, ground: Ground) -> Iterator[Callable[..., Project]]:
     """The same for projects that all tests of a module use."""
-    with making_projects(tmp_path_factory.mktemp("shared"), client) as make:
+    with making_projects(tmp_path_factory.mktemp("shared"), ground) as make:
         yield make
 
 
@@ -68,26 +101,26 @@ def new_copy(new_shared_project: Callable[..., Project]) -> Callable[[Path], For
     return copy
 
 
-@pytest.fixture(params=["root", "user"])
-def base(request: pytest.FixtureRequest) -> str:
-    """Images without a USER and with one."""
-    return PYTHON_IMAGE if request.param == "root" else str(request.getfixturevalue("image_with_user"))
+@pytest.fixture(params=["docker", "docker_with_user", "local"])
+def each_ground(request: pytest.FixtureRequest) -> Ground:
+    """Each engine, and images without a USER and with one."""
+    return request.getfixturevalue(f"on_{request.param}")
 
 
 @pytest.fixture
-def project(new_project: Callable[..., Project], base: str) -> Project:
+def project(tmp_path: Path, each_ground: Ground) -> Iterator[Project]:
     """A project whose stages are cheap: install and build copy a file each, the tests compare."""
-    project = new_project(
-        image=base,
-        install_cmd="cp requirements.txt installed.txt",
-        build_cmd="cat installed.txt module.txt > built.txt",
-        test_cmd="cat built.txt; test -s built.txt",
-    )
-    project.write({"requirements.txt": "one\n", "module.txt": "code\n"})
-    return project
+    with making_projects(tmp_path, each_ground) as make:
+        project = make(
+            install_cmd="cp requirements.txt installed.txt",
+            build_cmd="cat installed.txt module.txt > built.txt",
+            test_cmd="cat built.txt; test -s built.txt",
+        )
+        project.write({"requirements.txt": "one\n", "module.txt": "code\n"})
+        yield project
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "client" in getattr(item, "fixturenames", ()):
+        if {"client", "ground", "each_ground"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.engine)

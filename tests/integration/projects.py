@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import docker
+from grounds import Ground
 
-PYTHON_IMAGE = "python:3.11-slim"
 LONGEST = 300.0
 
 
@@ -70,6 +69,7 @@ class Project:
 
     root: Path
     name: str
+    ground: Ground
     environ: dict[str, str]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -80,8 +80,8 @@ class Project:
             target.write_bytes(content if isinstance(content, bytes) else content.encode())
 
     def table(self, **keys: object) -> None:
-        """Write a pyproject.toml with this name and these keys in its table."""
-        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        """Write a pyproject.toml with this name and these keys in its table, on the ground that it stands on."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {**self.ground.table, **keys}.items()]
         project = ["[project]", f'name = "{self.name}"', 'version = "1"', "", "[tool.stagebuild]", *lines, ""]
         self.write({"pyproject.toml": "\n".join(project)})
 
@@ -142,41 +142,35 @@ class Project:
         entries: dict[str, dict[str, object]] = lockfile["checkpoints"]
         return entries
 
-    def images(self, client: docker.DockerClient) -> list[str]:
+    def images(self) -> list[str]:
         """The ids of this project's images on the engine."""
-        found = client.images.list(all=True, filters={"label": f"pytest-stagebuild.project={self.name}"})
-        return [image.id for image in found]
+        return self.ground.images(project=self.name)
 
-    def containers(self, client: docker.DockerClient) -> list[str]:
-        """The names of containers that processes of this project made."""
-        found = client.api.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
-        # One without a name is no container any more, though an engine that was killed may still list it.
-        named = [one for one in found if one["Names"]]
-        owners = {one["Names"][0]: json.loads(one["Labels"]["pytest-stagebuild.owner"])["pid"] for one in named}
-        pids = {process.pid for process in self.processes}
-        return [name for name, pid in owners.items() if pid in pids]
+    def sandboxes(self) -> list[str]:
+        """The names of those that processes of this project made."""
+        return self.ground.sandboxes([process.pid for process in self.processes])
 
 
 class ForeignProject(Project):
     """One that keeps the name it has, as others on this engine may: its images are those that its lockfile names.
 
-    ``apart`` is an option that gives it checkpoints of its own all the same.
+    ``apart`` are options that give it checkpoints of its own all the same, on the ground that it stands on.
     """
 
     @property
-    def apart(self) -> str:
-        return f"--stagebuild-env=APART={self.name}"
+    def apart(self) -> tuple[str, ...]:
+        ground = [f"--stagebuild-{option}={value}" for option, value in self.ground.table.items()]
+        return (f"--stagebuild-env=APART={self.name}", *ground)
 
-    def images(self, client: docker.DockerClient) -> list[str]:
+    def images(self) -> list[str]:
         if not (self.root / ".stagebuild" / "stagebuild.lock").exists():
             return []
-        found = client.images.list(all=True, filters={"label": "pytest-stagebuild.uuid"})
-        return [image.id for image in found if image.labels["pytest-stagebuild.uuid"] in self.checkpoints()]
+        return [image for checkpoint in self.checkpoints() for image in self.ground.images(uuid=checkpoint)]
 
 
 @contextlib.contextmanager
-def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Callable[..., Project]]:
-    """Makes projects, each with a name of its own, and sees that no container is left and no image stays."""
+def making_projects(tmp_path: Path, ground: Ground) -> Iterator[Callable[..., Project]]:
+    """Makes projects, each with a name of its own, and sees that no sandbox is left and no image stays."""
     projects: list[Project] = []
     kept = (
         "PATH",
@@ -194,33 +188,37 @@ def making_projects(tmp_path: Path, client: docker.DockerClient) -> Iterator[Cal
     )
     environ = {name: value for name, value in os.environ.items() if name.startswith(kept)}
     # A try more costs nothing where the index answers, and a run of this suite where it does not once.
-    environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100", "PIP_RETRIES": "10"}
+    environ |= {**ground.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100", "PIP_RETRIES": "10"}
 
     def make(folder: str = "project", kind: type[Project] = Project, **table: object) -> Project:
-        project = kind(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", dict(environ))
+        project = kind(tmp_path / folder, f"test-{uuid.uuid4().hex[:12]}", ground, dict(environ))
         project.root.mkdir()
-        if table:
+        if table or (ground.table and kind is Project):
             project.table(**table)
         projects.append(project)
         return project
 
     yield make
 
-    left: list[str] = []
-    for project in projects:
-        for process in project.processes:
-            if process.poll() is None:
-                process.kill()
-            if process.stdout and not process.stdout.closed:
-                process.communicate()
-        deadline = time.monotonic() + 10
-        while (mine := project.containers(client)) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        left += mine
-        for name in mine:
-            client.api.remove_container(name, force=True)
-        for image in [*project.images(client), *project.images(client)]:  # a parent goes once its child has gone
-            with contextlib.suppress(docker.errors.APIError):
-                client.api.remove_image(image, force=True)
-        assert not project.images(client)
-    assert not left, f"containers left behind: {left}"
+    left = [name for project in projects for name in _wound_up(project)]
+    assert not left, f"sandboxes left behind: {left}"
+
+
+def _wound_up(project: Project) -> list[str]:
+    """End what still runs and remove what the engine keeps; gives the sandboxes that should have been gone by then."""
+    for process in project.processes:
+        if process.poll() is None:
+            process.kill()
+        if process.stdout and not process.stdout.closed:
+            process.communicate()
+    if any(process.returncode == -signal.SIGKILL for process in project.processes):
+        project.ground.sweep()
+    deadline = time.monotonic() + 10
+    while (left := project.sandboxes()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for name in left:
+        project.ground.remove_sandbox(name)
+    for image in [*project.images(), *project.images()]:  # a parent goes once its child has gone
+        project.ground.remove_image(image)
+    assert not project.images()
+    return left

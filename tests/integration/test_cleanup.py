@@ -1,9 +1,8 @@
-"""No container outlives its run, however that ends, and whoever interrupts one is told where it stood."""
+"""No sandbox outlives its run, however that ends, and whoever interrupts one is told where it stood."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -12,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import docker
 import pytest
+from grounds import on_each_engine
 
 AT = """\
 import os, signal, threading
@@ -27,16 +26,18 @@ def pytest_stagebuild_step(stage, step):
 AGAIN = """\
 import os, signal
 from pytest_stagebuild.engines.docker.sandbox import DockerSandbox
+from pytest_stagebuild.engines.local.spawning import Spawned
 
-removing = DockerSandbox._remove
+def interrupted(removing):
+    def remove(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        removing(self)
+    return remove
 
-def _remove(self):
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGTERM)
-    removing(self)
-
-if os.environ["AGAIN"] == "while the container is removed":
-    DockerSandbox._remove = _remove
+if os.environ["AGAIN"] == "while the sandbox is removed":
+    DockerSandbox._remove = interrupted(DockerSandbox._remove)
+    Spawned.end = interrupted(Spawned.end)
 
 def pytest_keyboard_interrupt():
     if os.environ["AGAIN"] == "while the run is wound up":
@@ -58,13 +59,13 @@ def said(project, stage: str, text: str) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_run_in_order_and_the_summary_says_where(project, client: docker.DockerClient, number):
+def test_a_signal_ends_the_run_in_order_and_the_summary_says_where(project, number):
     assert project.stagebuild("pyproject.toml::install").code == 0
     process = project.start("--stagebuild-source=.", "--stagebuild-build-cmd=echo so far; sleep 300")
     wait_for(said(project, "build", "so far"))
     process.send_signal(number)
     run = project.wait(process)
-    assert project.containers(client) == []
+    assert project.sandboxes() == []
     assert run.code == 2
     assert run.outcomes() == {"install": "CACHED", "build": "STOPPED"}
     assert run.row("build").endswith("interrupted  (first run)")
@@ -85,6 +86,7 @@ def test_a_signal_that_the_run_was_started_to_ignore_is_ignored(new_project):
     assert project.wait(process).code == 0
 
 
+@on_each_engine
 @pytest.mark.parametrize(
     ("at", "after"),
     [
@@ -95,12 +97,10 @@ def test_a_signal_that_the_run_was_started_to_ignore_is_ignored(new_project):
         ("build: created", "0"),
     ],
 )
-def test_ctrl_c_at_any_step_leaves_no_container_and_no_half_made_checkpoint(
-    new_project, client: docker.DockerClient, at, after
-):
+def test_ctrl_c_at_any_step_leaves_no_sandbox_and_no_half_made_checkpoint(new_project, at, after):
     # Enough to send that the interrupt comes in the middle of it, and enough to commit.
     project = new_project(
-        install_cmd="head -c 200000000 /dev/urandom > made", build_cmd="wc -c < made", test_cmd="true"
+        install_cmd="head -c 200000000 /dev/urandom > made", build_cmd="wc -c < made", test_cmd="sleep 1"
     )
     project.write({"at.py": AT})
     with (project.root / "large.bin").open("wb") as file:
@@ -108,7 +108,7 @@ def test_ctrl_c_at_any_step_leaves_no_container_and_no_half_made_checkpoint(
     run = project.wait(
         project.start("--stagebuild-source=.", "-p", "at", env={"PYTHONPATH": ".", "INTERRUPT_AT": at, "AFTER": after})
     )
-    assert project.containers(client) == []
+    assert project.sandboxes() == []
     assert run.code == 2
     # A commit may be over by then, and the interrupt come between two stages.
     assert "STOPPED" in run.outcomes().values() or at == "install: record written"
@@ -119,19 +119,75 @@ def test_ctrl_c_at_any_step_leaves_no_container_and_no_half_made_checkpoint(
     assert "200000000" in again.output
 
 
-@pytest.mark.parametrize("again", ["while the container is removed", "while the run is wound up"])
-def test_a_second_ctrl_c_prints_no_traceback_and_leaves_no_container(new_project, client: docker.DockerClient, again):
+MAKING = """\
+import os, signal
+import docker
+from pytest_stagebuild.engines.local.spawning import Spawner
+
+def interrupted(making):
+    def make(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        return making(*arguments, **more)
+    return make
+
+docker.APIClient.create_container = interrupted(docker.APIClient.create_container)
+Spawner.spawn = interrupted(Spawner.spawn)
+"""
+"""A plugin that presses Ctrl-C while a sandbox is made."""
+
+
+@on_each_engine
+def test_ctrl_c_while_a_sandbox_is_made_leaves_none(new_project):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"making.py": MAKING})
+    run = project.stagebuild("-p", "making", env={"PYTHONPATH": "."})
+    assert (run.code, run.outcomes()) == (2, {"install": "STOPPED"})
+    assert project.sandboxes() == []
+
+
+@on_each_engine
+@pytest.mark.parametrize("again", ["while the sandbox is removed", "while the run is wound up"])
+def test_a_second_ctrl_c_prints_no_traceback_and_leaves_no_sandbox(new_project, again):
     project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
     project.write({"at.py": AT, "again.py": AGAIN})
     env = {"PYTHONPATH": ".", "INTERRUPT_AT": "install: started", "AFTER": "0", "AGAIN": again}
     run = project.wait(project.start("--stagebuild-source=.", "-p", "at", "-p", "again", env=env))
     assert run.code == 2
-    assert project.containers(client) == []
+    assert project.sandboxes() == []
     assert project.checkpoints() == {}
     if again == "while the run is wound up":
         assert run.lines[-1] == "stagebuild: interrupted again, left at once"
     else:
         assert run.outcomes() == {"install": "STOPPED"}
+
+
+CLOSING = """\
+import os, signal, threading, time
+
+from pytest_stagebuild.engines.local import store
+
+synchronise = store.Store._make_durable
+
+def slow(self, image):
+    time.sleep(3)
+    synchronise(self, image)
+
+store.Store._make_durable = slow
+
+def pytest_terminal_summary():
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+"""A plugin that presses Ctrl-C while the end of a run waits for what it made to be on disk."""
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+def test_ctrl_c_once_everything_is_over_ends_the_waiting_and_loses_nothing(new_project):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"closing.py": CLOSING})
+    run = project.stagebuild("-p", "closing", env={"PYTHONPATH": "."})
+    assert run.code == 0
+    assert run.lines[-1].startswith("=")
+    assert project.stagebuild().outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
 
 
 @contextlib.contextmanager
@@ -179,65 +235,54 @@ def test_image(build_image):
 }
 
 
+@on_each_engine
 @pytest.mark.parametrize("slow", ["build", "test"])
-def test_ctrl_c_in_a_fixture_or_a_test_that_uses_it(new_project, client: docker.DockerClient, slow):
+def test_ctrl_c_in_a_fixture_or_a_test_that_uses_it(new_project, slow):
     project = new_project(install_cmd="true", build_cmd="sleep 300" if slow == "build" else "true", test_cmd="true")
     project.write(HOST_TESTS)
     process = project.start("test_host.py", "-v")
-    wait_for(lambda: running(client, process.pid, "sleep 300"))
+    wait_for(lambda: project.ground.runs(process.pid, "sleep 300"))
     process.send_signal(signal.SIGINT)
     run = project.wait(process)
     assert run.code == 2
-    assert project.containers(client) == []
+    assert project.sandboxes() == []
     assert run.outcomes() == {"install": "ran", "build": "STOPPED" if slow == "build" else "ran"}
     assert "KeyboardInterrupt" in run.output
     assert "1 passed" in run.output
 
 
-def running(client: docker.DockerClient, pid: int, command: str) -> bool:
-    """Whether a command runs in a container that the process made."""
-    for found in client.api.containers(filters={"label": "pytest-stagebuild.owner"}):
-        if json.loads(found["Labels"]["pytest-stagebuild.owner"])["pid"] == pid:
-            with contextlib.suppress(docker.errors.APIError):  # it may be gone by now
-                top = client.api.top(found["Id"])
-                return any(command in line[-1] for line in top["Processes"] or ())
-    return False
-
-
-def sandboxes_of(client: docker.DockerClient, project) -> list[str]:
-    """The containers that were made for a stage of this project, by whichever process."""
-    found = client.api.containers(all=True, filters={"label": f"pytest-stagebuild.project={project.name}"})
-    return [one["Names"][0] for one in found]
-
-
-def test_ctrl_c_reaches_every_worker_of_xdist(new_project, client: docker.DockerClient):
+@on_each_engine
+def test_ctrl_c_reaches_every_worker_of_xdist(new_project):
     pytest.importorskip("xdist")
     project = new_project(install_cmd="echo started; sleep 300")
     project.write({"test_host.py": "def test_a(deps_image): pass\ndef test_b(deps_image): pass\n"})
     process = project.start("-p", "xdist", "-n2", "test_host.py", new_group=True)
     wait_for(said(project, "install", "started"))
+    left = project.ground.going_on(process.pid)
+    assert left()
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2, output
-    wait_for(lambda: not sandboxes_of(client, project), 5)
+    wait_for(lambda: not left(), 5)
 
 
+@on_each_engine
 @pytest.mark.parametrize("plain", ["stages", "xdist"])
-def test_no_container_is_left_5_seconds_after_kill_9(new_project, client: docker.DockerClient, plain):
+def test_no_sandbox_is_left_5_seconds_after_kill_9(new_project, plain):
     project = new_project(install_cmd="trap '' TERM HUP; echo started; sleep 300", build_cmd="true", test_cmd="true")
     project.write({"test_host.py": "def test_a(deps_image): pass\n"})
     arguments = ["--stagebuild-source=."] if plain == "stages" else ["-p", "xdist", "-n1", "test_host.py"]
     process = project.start(*arguments, new_group=True)
     wait_for(said(project, "install", "started"))
-    assert sandboxes_of(client, project)
+    left = project.ground.going_on(process.pid)
+    assert left()
     process.kill()
-    wait_for(lambda: not sandboxes_of(client, project), 5)
+    wait_for(lambda: not left(), 5)
     process.communicate()
 
 
-def test_what_a_killed_run_leaves_is_removed_by_the_next_one_and_a_living_ones_is_not(
-    new_project, client: docker.DockerClient
-):
+@on_each_engine
+def test_what_a_killed_run_leaves_is_removed_by_the_next_one_and_a_living_ones_is_not(new_project):
     """A container that was not started yet has no process of its own that could end it."""
     project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
     hold = (
@@ -251,18 +296,17 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_one_and_a_living_ones_i
         for name in ("living", "killed")
     )
     try:
-        wait_for(lambda: len(project.containers(client)) == 2)
+        wait_for(lambda: len(project.sandboxes()) == 2)
         killed.kill()
         killed.communicate()
         # By this run, or by that of another test at the same time: every run removes what nobody owns any more.
         assert project.stagebuild().code == 0
-        [left] = project.containers(client)
-        owner = client.api.inspect_container(left)["Config"]["Labels"]["pytest-stagebuild.owner"]
-        assert json.loads(owner)["pid"] == living.pid
+        [left] = project.sandboxes()
+        assert project.ground.sandboxes([living.pid]) == [left]
     finally:
         living.send_signal(signal.SIGINT)
         project.wait(living)
-    assert project.containers(client) == []
+    assert project.sandboxes() == []
 
 
 @pytest.mark.parametrize(
@@ -273,7 +317,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_one_and_a_living_ones_i
         (["--stagebuild-test-cmd=sleep 300", "--stagebuild-timeout=1"], 1),
     ],
 )
-def test_no_container_is_left_by_success_failure_or_a_time_limit(project, client: docker.DockerClient, options, code):
+def test_no_sandbox_is_left_by_success_failure_or_a_time_limit(project, options, code):
     run = project.stagebuild(*options)
     assert run.code == code
-    assert project.containers(client) == []
+    assert project.sandboxes() == []

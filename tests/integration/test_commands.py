@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from grounds import on_each_engine
 
 MINIMUM = """\
 import os, json, docker, pytest
@@ -31,6 +32,7 @@ def log_of(project, stage: str = "install") -> bytes:
     return (project.root / ".stagebuild" / "logs" / f"{stage}.log").read_bytes()
 
 
+@on_each_engine
 @pytest.mark.parametrize(
     ("command", "cause", "hint"),
     [
@@ -90,7 +92,7 @@ def test_a_stage_over_its_time_is_ended_with_all_it_started_and_keeps_what_it_le
     assert (project.root / ".stagebuild" / "artifacts" / "out" / "file").read_text() == "kept\n"
 
 
-@pytest.mark.parametrize("command", ["touch done; kill -9 -1", "kill -9 1; kill -9 -1; exit 3"])
+@pytest.mark.parametrize("command", ["sleep 60 & touch done; kill -9 -1", "kill -9 1; kill -9 -1; exit 3"])
 def test_a_command_that_kills_everything_it_may_keeps_its_own_outcome(project, command):
     run = project.stagebuild(f"--stagebuild-install-cmd={command}", "--stagebuild-build-cmd=ls done")
     code = 3 if command.endswith("3") else 0
@@ -113,6 +115,7 @@ def test_what_a_command_leaves_running_is_ended_before_the_commit_and_named(proj
     assert "[" not in note  # nothing of ours, caught while it ends
 
 
+@on_each_engine
 def test_output_is_intact_in_the_log_whatever_its_bytes(cheap):
     data = bytes(range(256)) * 40 + b"\x1b[31mred\x1b[0m\0\xff\xfe no newline at the end"
     cheap.write({"data.bin": data})
@@ -146,6 +149,7 @@ GIBIBYTE = 1 << 30
 
 
 @pytest.mark.slow
+@on_each_engine
 def test_a_gibibyte_of_output_is_whole_in_the_log_in_bounded_memory(cheap):
     cheap.write(
         {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from grounds import DockerGround, Ground
 from projects import Project, Run, making_projects
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
@@ -29,10 +30,9 @@ def project_on(own: OwnEngine, tmp_path: Path) -> Iterator[Project]:
     own.load()
     with (
         contextlib.closing(docker.DockerClient(base_url=own.address)) as client,
-        making_projects(tmp_path, client) as make,
+        making_projects(tmp_path, DockerGround(client, IMAGE)) as make,
     ):
         project: Project = make(
-            image=IMAGE,
             install_cmd="cp one.txt installed.txt; sh install.sh",
             build_cmd="cat installed.txt two.txt > built.txt; sh build.sh",
             test_cmd="sh test.sh",
@@ -149,8 +149,8 @@ Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that
 
 
 @pytest.fixture
-def without_engine(tmp_path: Path) -> Project:
-    project = Project(tmp_path / "project", "test", {})
+def without_engine(tmp_path: Path, on_docker: Ground) -> Project:
+    project = Project(tmp_path / "project", "test", on_docker, {})
     project.root.mkdir()
     project.table()
     project.environ |= {"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "PATH": "/usr/bin:/bin"}

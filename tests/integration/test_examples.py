@@ -32,18 +32,18 @@ def log(project, stage: str) -> str:
 
 
 def test_python_package_is_taken_through_all_stages_and_reused(python_package):
-    first = python_package.stagebuild(python_package.apart)
+    first = python_package.stagebuild(*python_package.apart)
     assert first.code == 0, first.output
     assert first.outcomes() == RAN
     assert re.search(r"\b15 passed", log(python_package, "test"))
 
-    second = python_package.stagebuild(python_package.apart)
+    second = python_package.stagebuild(*python_package.apart)
     assert second.code == 0, second.output
     assert second.outcomes() == REUSED
 
 
 def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package):
-    tox = [sys.executable, "-m", "tox", "run", "-q", "--", python_package.apart]
+    tox = [sys.executable, "-m", "tox", "run", "-q", "--", *python_package.apart]
     run = subprocess.run(
         tox,
         cwd=python_package.root,
@@ -60,7 +60,7 @@ def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package)
 
 def test_poetry_package_brings_its_coverage_out(new_copy):
     project = new_copy(HERE / "examples" / "poetry-package")
-    run = project.stagebuild(project.apart)
+    run = project.stagebuild(*project.apart)
     assert run.code == 0, run.output
     assert run.outcomes() == RAN
     assert "shelfmark-1.0.0-py3-none-any.whl" in log(project, "build")
@@ -70,16 +70,16 @@ def test_poetry_package_brings_its_coverage_out(new_copy):
 
 def test_rust_crate_is_built_and_tested_on_an_image_with_cargo(new_copy):
     project = new_copy(HERE / "examples" / "rust-crate")
-    run = project.stagebuild(project.apart)
+    run = project.stagebuild(*project.apart)
     assert run.code == 0, run.output
     assert run.outcomes() == RAN
     assert "rust:1-slim" in run.output
     assert log(project, "test").count("test result: ok") == 4
-    assert project.stagebuild(project.apart).outcomes() == REUSED
+    assert project.stagebuild(*project.apart).outcomes() == REUSED
 
 
 def test_fixtures_run_beside_the_tests_in_the_container(fixtures):
-    run = fixtures.stagebuild(fixtures.apart)
+    run = fixtures.stagebuild(*fixtures.apart)
     assert run.code == 0, run.output
     assert run.outcomes() == RAN
     assert "1 host test files run here: tests/test_images.py" in run.output
@@ -88,7 +88,7 @@ def test_fixtures_run_beside_the_tests_in_the_container(fixtures):
 
 
 def test_fixtures_run_alone_and_the_images_are_made_for_those_that_ask(fixtures):
-    run = fixtures.pytest("-rA", fixtures.apart)
+    run = fixtures.pytest("-rA", *fixtures.apart)
     assert run.code == 0, run.output
     assert "7 passed" in run.output
     assert "PASSED tests/test_images.py::test_the_wheel_is_enough" in run.output

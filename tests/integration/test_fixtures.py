@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker
 import pytest
+from grounds import on_each_engine
 from projects import Project, Run
 
 XDIST = "pytest_stagebuild.plugin,xdist.plugin"
@@ -58,12 +58,12 @@ def counted(tmp_path) -> Counted:
     return Counted(folder)
 
 
-def test_without_a_source_the_rootdir_is_the_source(project, counted, client: docker.DockerClient):
+def test_without_a_source_the_rootdir_is_the_source(project, counted):
     project.write({"tests/test_images.py": IMAGES})
     run = counted.run(project, "--rootdir=.", "tests/test_images.py")
     assert (run.code, run.outcomes()) == (0, {"install": "ran", "build": "ran"})
     assert counted.started == ["install", "build"]
-    assert len(project.images(client)) == 2
+    assert len(project.images()) == 2
     assert (project.root / ".stagebuild" / "stagebuild.lock").exists()
 
 
@@ -92,20 +92,20 @@ def test_host_tests_alone_take_the_stages_that_they_need(project, counted):
     assert "1 passed" in run.lines[-1]
 
 
+@on_each_engine
 @pytest.mark.parametrize("options", [[], ["--stagebuild-rebuild"]], ids=["first", "rebuild"])
-def test_all_workers_share_one_build(new_project, counted, client: docker.DockerClient, options):
+def test_all_workers_share_one_build(new_project, counted, options):
     project = new_project(install_cmd="echo installing; sleep 1", build_cmd="true", test_cmd="true")
     project.write({"test_images.py": several("build_image", "deps_image")})
     run = counted.run(project, "-n4", *options, xdist=True)
     assert (run.code, run.outcomes()) == (0, {"install": "ran", "build": "ran"}), run.output
     assert "8 passed" in run.lines[-1]
     assert counted.started == ["install", "build"]
-    assert len(project.images(client)) == len(project.checkpoints()) == 2
+    assert len(project.images()) == len(project.checkpoints()) == 2
 
 
-def test_a_stage_that_fails_is_made_once_for_all_workers_and_reported_once(
-    new_project, counted, client: docker.DockerClient
-):
+@on_each_engine
+def test_a_stage_that_fails_is_made_once_for_all_workers_and_reported_once(new_project, counted):
     project = new_project(install_cmd="true", build_cmd="echo building; exit 7", test_cmd="true")
     project.write({"test_images.py": several("build_image", "deps_image")})
     run = counted.run(project, "-n4", "-q", xdist=True)
@@ -117,7 +117,7 @@ def test_a_stage_that_fails_is_made_once_for_all_workers_and_reported_once(
     assert run.output.count("failed stage     build (exit 7)") == 1
     assert run.outcomes() == {"install": "ran", "build": "FAILED"}
     assert "building" in run.summary
-    assert len(project.images(client)) == 1
+    assert len(project.images()) == 1
 
 
 WRITING = """\

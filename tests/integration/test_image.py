@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from projects import PYTHON_IMAGE
+import pytest
+from grounds import on_each_engine
 
 METHODS = """\
 import os, pathlib, pytest
@@ -113,14 +114,14 @@ def test_lineage(base_image, deps_image, build_image):
 """
 
 
-def test_every_method_of_an_image(project, client):
+def test_every_method_of_an_image(project):
     project.write({"deep/file.txt": "deep\n", "large/file.bin": bytes(5_000_000), "test_methods.py": METHODS})
     for link, target in (("link.txt", "deep/file.txt"), ("folder-link", "deep")):
         (project.root / link).symlink_to(target)
     run = project.pytest("test_methods.py", "-q", "-p", "no:cacheprovider")
     assert run.code == 0, run.output
     # What a command left lives until the session's end.
-    assert len(project.images(client)) == 2
+    assert len(project.images()) == 2
 
 
 STALE = """\
@@ -184,10 +185,9 @@ def test_what_changes_in_the_session(deps_image, tmp_path):
 """
 
 
-def test_no_method_ever_shows_a_file_as_it_was(new_project, base):
-    project = new_project(
-        image=base, install_cmd="printf 'made by install' > made.txt", build_cmd="true", test_cmd="true"
-    )
+@pytest.mark.parametrize("ground", ["docker", "docker_with_user", "local"], indirect=True)
+def test_no_method_ever_shows_a_file_as_it_was(new_project):
+    project = new_project(install_cmd="printf 'made by install' > made.txt", build_cmd="true", test_cmd="true")
     table = (project.root / "pyproject.toml").read_text()
     project.write(
         {
@@ -240,14 +240,13 @@ def test_it(base_image):
 """
 
 
-def test_what_a_command_left_in_a_run_that_was_killed_goes_with_the_next_and_nobody_elses_does(new_project, client):
+@on_each_engine
+def test_what_a_command_left_in_a_run_that_was_killed_goes_with_the_next_and_nobody_elses_does(new_project):
     project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
     project.write({"test_killed.py": KILLED})
     assert project.pytest("test_killed.py", env={"KILL": "1"}).code == -signal.SIGKILL
-    [left] = project.images(client)
+    [left] = project.images()
     # As one would be that a user has built on it.
-    container = client.containers.create(PYTHON_IMAGE, labels=client.images.get(left).labels)
-    theirs = container.commit("stagebuild-test/theirs", project.name)
-    container.remove()
+    theirs = project.ground.built_on(left, project.name)
     assert project.pytest("test_killed.py").code == 0
-    assert project.images(client) == [theirs.id]
+    assert project.images() == [theirs]

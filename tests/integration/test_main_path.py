@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import docker
 
-
-def test_the_first_run_makes_both_checkpoints_and_the_second_reuses_them(project, client: docker.DockerClient):
+def test_the_first_run_makes_both_checkpoints_and_the_second_reuses_them(project):
     first = project.stagebuild()
     assert first.code == 0
     assert first.outcomes() == {"install": "ran", "build": "ran", "test": "ran"}
-    assert len(project.checkpoints()) == len(project.images(client)) == 2
+    assert len(project.checkpoints()) == len(project.images()) == 2
 
     second = project.stagebuild()
     assert second.code == 0
     assert second.outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
-    assert len(project.checkpoints()) == len(project.images(client)) == 2
+    assert len(project.checkpoints()) == len(project.images()) == 2

@@ -44,13 +44,13 @@ def passed_inside(project) -> int:
 
 
 def test_a_project_passes_all_stages_and_is_reused(itsdangerous):
-    first = itsdangerous.stagebuild(itsdangerous.apart)
+    first = itsdangerous.stagebuild(*itsdangerous.apart)
     assert first.code == 0, first.output
     assert first.outcomes() == {"install": "ran", "build": "ran", "test": "ran"}
     assert "pip install -e . -r requirements/tests.txt build pytest  (detected)" in first.output
     assert passed_inside(itsdangerous) > 100
 
-    second = itsdangerous.stagebuild(itsdangerous.apart)
+    second = itsdangerous.stagebuild(*itsdangerous.apart)
     assert second.code == 0, second.output
     assert second.outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
     assert passed_inside(itsdangerous) > 100
@@ -61,14 +61,14 @@ def test_what_was_built_is_in_the_checkpoint(itsdangerous):
     command = (
         "pip uninstall -qy itsdangerous && pip install -q --no-index dist/*.whl && cd / && python -m pytest -q /src"
     )
-    run = itsdangerous.stagebuild(itsdangerous.apart, f"--stagebuild-test-cmd={command}")
+    run = itsdangerous.stagebuild(*itsdangerous.apart, f"--stagebuild-test-cmd={command}")
     assert run.code == 0, run.output
     assert run.outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
     assert passed_inside(itsdangerous) > 100
 
 
 def test_a_project_that_ships_no_tests_is_told_so(tomli):
-    run = tomli.stagebuild(tomli.apart)
+    run = tomli.stagebuild(*tomli.apart)
     assert run.code == 5
     assert run.outcomes() == {"install": "ran", "build": "ran", "test": "FAILED"}
     assert "test: no tests were collected (exit 5)" in run.output
@@ -78,7 +78,7 @@ def test_a_project_that_ships_no_tests_is_told_so(tomli):
 def test_tests_that_are_added_run_on_what_was_built_before(tomli):
     test = "import tomli\n\n\ndef test_it():\n    assert tomli.loads('a = [1]') == {'a': [1]}\n"
     tomli.write({"tests/test_added.py": test})
-    run = tomli.stagebuild(tomli.apart, "--stagebuild-from=build-complete")
+    run = tomli.stagebuild(*tomli.apart, "--stagebuild-from=build-complete")
     assert run.code == 0, run.output
     assert run.outcomes() == {"install": "CACHED", "build": "FORCED", "test": "ran"}
     assert passed_inside(tomli) == 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from grounds import on_each_engine
 from projects import Project
 
 MADE = {"install": "ran", "build": "ran", "test": "ran"}
@@ -22,13 +23,19 @@ def of_stage(project: Project, stage: str) -> list[str]:
     return [uuid for uuid, entry in project.checkpoints().items() if entry["stage"] == stage]
 
 
+def remove_image(project: Project, checkpoint: str) -> None:
+    """Without a word to the plugin."""
+    project.ground.remove_image(str(project.checkpoints()[checkpoint]["image"]))
+
+
 def commit_all(project: Project) -> None:
     project.write({".gitignore": ".stagebuild\n"})
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         project.git(*command)
 
 
-def test_branches_and_clones_find_their_checkpoints_again(new_project, client):
+@on_each_engine
+def test_branches_and_clones_find_their_checkpoints_again(new_project):
     project = new_project(**CHEAP)
     project.write({"module.txt": "main\n"})
     commit_all(project)
@@ -46,7 +53,7 @@ def test_branches_and_clones_find_their_checkpoints_again(new_project, client):
     clone = project.root.with_name("clone")
     project.git("clone", "-q", "-b", "main", str(project.root), str(clone))
     assert project.stagebuild(cwd=clone).outcomes() == KNOWN
-    assert len(project.images(client)) == 4
+    assert len(project.images()) == 4
 
 
 def test_another_project_with_the_same_files_has_checkpoints_of_its_own(new_project):
@@ -58,6 +65,7 @@ def test_another_project_with_the_same_files_has_checkpoints_of_its_own(new_proj
 # What is wrong with a lockfile
 
 
+@on_each_engine
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -91,6 +99,7 @@ def test_a_checkpoint_of_an_image_with_a_user_is_found_without_any_state(project
     assert project.stagebuild().outcomes() == KNOWN
 
 
+@on_each_engine
 def test_where_no_lockfile_can_be_written_the_engine_is_asked_each_time(new_project):
     project = new_project(**CHEAP)
     nowhere = "--stagebuild-lockfile=pyproject.toml/lock"
@@ -100,10 +109,10 @@ def test_where_no_lockfile_can_be_written_the_engine_is_asked_each_time(new_proj
         assert "checkpoints of this run are found again through the engine" in run.output
 
 
-def test_an_image_that_was_removed_behind_our_back_is_made_again(project, client):
+def test_an_image_that_was_removed_behind_our_back_is_made_again(project):
     project.stagebuild()
     [build] = of_stage(project, "build")
-    client.images.remove(f"stagebuild/{project.name}:{build}", force=True)
+    remove_image(project, build)
     run = project.stagebuild()
     assert run.outcomes() == {"install": "CACHED", "build": "ran", "test": "ran"}
     assert run.row("build").endswith("(checkpoint image is gone)")
@@ -203,6 +212,7 @@ CHANGES = {
 """What is done to a source, one after the other, and what the build then says is the reason that it runs."""
 
 
+@on_each_engine
 def test_no_change_of_the_source_is_missed_on_top_of_a_checkpoint_that_was_made_before_it(new_project):
     project = new_project(
         install_cmd="true", build_cmd=f"({LOOK}) > seen.txt; cat seen.txt", test_cmd="cat seen.txt; sha256sum seen.txt"
@@ -305,6 +315,7 @@ def test_a_name_means_no_checkpoint_of_another_base_image_or_command(new_project
     assert f"was not made on {image_with_user} as it is now" in " ".join(run.output.split())
 
 
+@on_each_engine
 def test_a_checkpoint_that_another_worktree_made_can_be_resumed_from(new_project):
     project = new_project(**CHEAP)
     commit_all(project)
@@ -319,12 +330,13 @@ def test_a_checkpoint_that_another_worktree_made_can_be_resumed_from(new_project
     assert "though changed since: module.txt removed" in run.output
 
 
-def test_an_unknown_name_lists_the_checkpoints_whose_images_are_there(new_project, client):
+@on_each_engine
+def test_an_unknown_name_lists_the_checkpoints_whose_images_are_there(new_project):
     project = new_project(**CHEAP)
     project.stagebuild()
     [build] = of_stage(project, "build")
     [install] = of_stage(project, "install")
-    client.images.remove(project.checkpoints()[build]["image"], force=True)
+    remove_image(project, build)
     for unknown in ("abcd", build):
         run = project.stagebuild(f"--stagebuild-from={unknown}")
         assert run.code == 4
@@ -345,12 +357,13 @@ def test_rebuilding_uses_no_checkpoint_from_that_stage_on(new_project):
 # Pruning
 
 
-def test_pruning_keeps_those_that_were_used_last_and_what_stands_on_them(new_project, client):
+@on_each_engine
+def test_pruning_keeps_those_that_were_used_last_and_what_stands_on_them(new_project):
     project = new_project(**CHEAP)
     for text in ("one", "two", "three"):
         project.write({"module.txt": text})
         project.stagebuild()
-    assert len(project.images(client)) == 6
+    assert len(project.images()) == 6
     project.write({"module.txt": "one"})
     run = project.stagebuild("--stagebuild-prune=2")
     assert run.outcomes() == KNOWN
@@ -359,18 +372,19 @@ def test_pruning_keeps_those_that_were_used_last_and_what_stands_on_them(new_pro
         project.write({"module.txt": text})
         assert project.stagebuild().outcomes() == outcomes
     project.stagebuild("--stagebuild-prune=0")
-    assert project.images(client) == []
+    assert project.images() == []
     assert project.checkpoints() == {}
 
 
-def test_a_plan_prunes_nothing(new_project, client):
+def test_a_plan_prunes_nothing(new_project):
     project = new_project(**CHEAP)
     project.stagebuild()
     assert project.stagebuild("--stagebuild-plan", "--stagebuild-prune=0").code == 0
-    assert len(project.images(client)) == len(project.checkpoints()) == 2
+    assert len(project.images()) == len(project.checkpoints()) == 2
 
 
-def test_pruning_leaves_what_another_worktree_uses(new_project, client):
+@on_each_engine
+def test_pruning_leaves_what_another_worktree_uses(new_project):
     project = new_project(**CHEAP)
     commit_all(project)
     worktree = project.root.with_name("worktree")
@@ -384,7 +398,7 @@ def test_pruning_leaves_what_another_worktree_uses(new_project, client):
     assert project.stagebuild(cwd=worktree).outcomes() == KNOWN
     project.git("worktree", "remove", "--force", str(worktree))
     project.stagebuild("--stagebuild-prune=0")
-    assert project.images(client) == []
+    assert project.images() == []
 
 
 HOLDING = """\
@@ -398,8 +412,9 @@ def test_it(deps_image):
 """
 
 
+@on_each_engine
 @pytest.mark.parametrize("ends", ["well", "killed"])
-def test_pruning_leaves_what_a_run_works_with_that_goes_on(new_project, client, tmp_path, ends):
+def test_pruning_leaves_what_a_run_works_with_that_goes_on(new_project, tmp_path, ends):
     project = new_project(**CHEAP)
     project.write({"module.txt": "code", "test_holding.py": HOLDING})
     held, gate = tmp_path / "held", tmp_path / "let-go"
@@ -409,7 +424,7 @@ def test_pruning_leaves_what_a_run_works_with_that_goes_on(new_project, client, 
         time.sleep(0.02)
     pruned = project.stagebuild("pyproject.toml::install", "--stagebuild-prune=0")
     assert pruned.outcomes() == {"install": "CACHED"}
-    assert len(project.images(client)) == 1
+    assert len(project.images()) == 1
     if ends == "well":
         gate.touch()
         assert project.wait(process).code == 0
@@ -417,13 +432,14 @@ def test_pruning_leaves_what_a_run_works_with_that_goes_on(new_project, client, 
         process.kill()
         project.wait(process)
     project.stagebuild("pyproject.toml::install", "--stagebuild-prune=0")
-    assert project.images(client) == []
+    assert project.images() == []
 
 
-def test_workers_that_keep_nothing_take_nothing_from_each_other(new_project, client):
+@on_each_engine
+def test_workers_that_keep_nothing_take_nothing_from_each_other(new_project):
     project = new_project(**CHEAP)
     slow = "def test_slow(deps_image): assert all(deps_image.list() for _ in range(5))\n"
     project.write({"test_images.py": "def test_quick(deps_image): pass\n" + slow})
     run = project.pytest("-n2", "--stagebuild-prune=0", env={"PYTEST_PLUGINS": "pytest_stagebuild.plugin,xdist.plugin"})
     assert run.code == 0, run.output
-    assert project.images(client) == []
+    assert project.images() == []

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
 import secrets
-import tarfile
-from pathlib import Path
 from urllib.parse import quote
 
-import docker
 import pytest
+from grounds import files_below, on_each_engine
 
 WATCHER = """\
 import glob, os, threading
@@ -54,45 +50,20 @@ def forms_of(value: str) -> list[bytes]:
     return [value.encode(), quote(value, safe="").encode(), *encoded]
 
 
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def holders(files: dict[str, bytes], value: str) -> list[str]:
     return [path for path, data in files.items() if any(form in data for form in forms_of(value))]
-
-
-def saved(client: docker.DockerClient, image: str, folder: Path) -> dict[str, bytes]:
-    """Everything that an image takes along when it is saved, but for the layers of the base image."""
-    archive = folder / "image.tar"
-    with archive.open("wb") as file:
-        for piece in client.images.get(image).save(named=True):
-            file.write(piece)
-    files: dict[str, bytes] = {}
-    with tarfile.open(archive) as outer:
-        [manifest] = json.load(outer.extractfile("manifest.json"))
-        ours = manifest["Layers"][-2:]
-        assert len(manifest["Layers"]) > len(ours)
-        for member in outer:
-            if not member.isreg() or member.name in manifest["Layers"][:-2]:
-                continue
-            content = outer.extractfile(member).read()
-            files[member.name] = content
-            if member.name in ours:
-                with tarfile.open(fileobj=io.BytesIO(content)) as layer:
-                    files |= {inner.name: content for inner in layer}
-    archive.unlink()
-    return files
 
 
 PRINTS = 'printf "token: %s\\n" "$TOKEN"; printf "%.9s" "$TOKEN"; sleep 0.4; printf "%s\\n" "$TOKEN" | cut -c10-'
 """Prints the value at once, and in two pieces that arrive apart."""
 
 
-@pytest.mark.parametrize(("base", "given"), [("root", "option"), ("user", "key")], indirect=["base"])
-def test_a_secret_that_commands_print_and_use_stays_nowhere(
-    project, client: docker.DockerClient, canary, given, tmp_path
-):
+@pytest.mark.parametrize(
+    ("each_ground", "given"),
+    [("docker", "option"), ("docker_with_user", "key"), ("local", "option")],
+    indirect=["each_ground"],
+)
+def test_a_secret_that_commands_print_and_use_stays_nowhere(project, canary, given, tmp_path):
     table = (project.root / "pyproject.toml").read_text()
     project.write(
         {"watcher.py": WATCHER, "pyproject.toml": table + ('secrets = ["TOKEN"]\n' if given == "key" else "")}
@@ -122,14 +93,13 @@ def test_a_secret_that_commands_print_and_use_stays_nowhere(
     files = files_below(project.root)
     assert {"report.xml", "arguments.seen", ".stagebuild/stagebuild.lock", ".stagebuild/logs/test.log"} <= set(files)
     assert sum(path.startswith(".stagebuild/records/") for path in files) == 2
-    assert b"pytest-stagebuild-keeper" in files["arguments.seen"]  # the containers' processes were seen as well
+    assert project.ground.argument in files["arguments.seen"]  # the sandboxes' processes were seen as well
     assert holders(files, canary) == []
     assert holders(files_below(tmp_path / "cache"), canary) == []
 
     [build] = [one["image"] for one in project.checkpoints().values() if one["stage"] == "build"]
-    assert canary not in json.dumps([client.api.inspect_image(build), client.api.history(build)])
-    image = saved(client, build, tmp_path)
-    assert {"manifest.json", ".stagebuild/record.json", "src/built.txt", "src/installed.txt"} <= set(image)
+    image = project.ground.kept(build, tmp_path)
+    assert {".stagebuild/record.json", "src/built.txt", "src/installed.txt"} <= set(image)
     assert holders(image, canary) == []
 
 
@@ -145,9 +115,7 @@ def test_a_secret_that_commands_print_and_use_stays_nowhere(
         ('ln -s "$TOKEN" leak', "raw"),
     ],
 )
-def test_a_command_that_writes_a_secret_into_a_file_fails_its_stage(
-    project, client: docker.DockerClient, canary, command, form
-):
+def test_a_command_that_writes_a_secret_into_a_file_fails_its_stage(project, canary, command, form):
     run = project.stagebuild("--stagebuild-secret=TOKEN", f"--stagebuild-install-cmd={command}", env={"TOKEN": canary})
     assert run.code == 1
     assert run.outcomes() == {"install": "FAILED", "build": "skipped", "test": "skipped"}
@@ -155,17 +123,19 @@ def test_a_command_that_writes_a_secret_into_a_file_fails_its_stage(
     assert f"The command wrote it there ({form}); a checkpoint would keep it." in run.output
     assert canary not in run.output
     assert project.checkpoints() == {}
-    assert project.images(client) == []
+    assert project.images() == []
 
 
-def test_a_secret_in_the_name_of_a_folder_fails_the_stage_without_being_shown(new_project, client, canary):
+@on_each_engine
+def test_a_secret_in_the_name_of_a_folder_fails_the_stage_without_being_shown(new_project, canary):
     project = new_project(install_cmd='mkdir "made-$TOKEN"', build_cmd="true")
     run = project.stagebuild("--stagebuild-secret=TOKEN", env={"TOKEN": canary.replace("/", "_")})
     assert "the secret TOKEN is in /src/made-***" in run.row("install")
     assert canary.replace("/", "_") not in run.output
-    assert project.images(client) == []
+    assert project.images() == []
 
 
+@on_each_engine
 def test_a_file_that_is_gone_again_is_no_leak(new_project, canary):
     project = new_project(
         install_cmd='umask 077; printf %s "$TOKEN" > ~/.netrc; wc -c < ~/.netrc; rm ~/.netrc', build_cmd="true"
@@ -174,7 +144,8 @@ def test_a_file_that_is_gone_again_is_no_leak(new_project, canary):
     assert run.code == 0
 
 
-def test_passwords_in_the_settings_of_this_machine_are_redacted(new_project, client: docker.DockerClient, tmp_path):
+@on_each_engine
+def test_passwords_in_the_settings_of_this_machine_are_redacted(new_project, tmp_path):
     project = new_project(
         install_cmd='printf "from %s\\n" "$PIP_INDEX_URL"; echo "$HTTPS_PROXY"',
         build_cmd="true",
@@ -192,7 +163,7 @@ def test_passwords_in_the_settings_of_this_machine_are_redacted(new_project, cli
         assert password not in run.output
         assert holders(files_below(project.root), password) == []
     [build] = [one["image"] for one in project.checkpoints().values() if one["stage"] == "build"]
-    image = saved(client, build, tmp_path)
+    image = project.ground.kept(build, tmp_path)
     assert [path for path, data in image.items() if b"pa%40ss-word" in data or b"passphrase" in data] == []
 
 

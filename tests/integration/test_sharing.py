@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker
 import pytest
+from grounds import on_each_engine
 from projects import Project, Run
 
 HOLD = """\
@@ -77,8 +77,9 @@ def cloned(project: Project) -> Path:
     return clone
 
 
+@on_each_engine
 @pytest.mark.parametrize("where", ["one tree", "two clones"])
-def test_one_run_makes_a_checkpoint_and_the_other_waits_for_it(new_project, hold, client: docker.DockerClient, where):
+def test_one_run_makes_a_checkpoint_and_the_other_waits_for_it(new_project, hold, where):
     project = new_project(install_cmd="echo installing", build_cmd="true", test_cmd="true")
     second = project.root if where == "one tree" else cloned(project)
     holder = hold(project)
@@ -90,12 +91,13 @@ def test_one_run_makes_a_checkpoint_and_the_other_waits_for_it(new_project, hold
     assert (first.code, other.code) == (0, 0)
     assert (first.outcomes()["install"], other.outcomes()["install"]) == ("ran", "CACHED")
     assert sorted([first.outcomes()["build"], other.outcomes()["build"]]) == ["CACHED", "ran"]
-    assert len(project.images(client)) == 2
+    assert len(project.images()) == 2
     whom = rf"stagebuild install: waiting for process {holder.process.pid}, which has been at install of {project.name}"
     assert re.search(whom + r" since \d\d:\d\d:\d\d", said + other.output)
 
 
-def test_the_run_that_waits_goes_on_when_the_other_is_killed(new_project, hold, client: docker.DockerClient):
+@on_each_engine
+def test_the_run_that_waits_goes_on_when_the_other_is_killed(new_project, hold):
     project = new_project(install_cmd="echo installing", build_cmd="true", test_cmd="true")
     holder = hold(project)
     waiter = project.start("--stagebuild-source=.")
@@ -104,7 +106,7 @@ def test_the_run_that_waits_goes_on_when_the_other_is_killed(new_project, hold, 
     run = project.wait(waiter)
     assert run.code == 0
     assert run.outcomes() == {"install": "ran", "build": "ran", "test": "ran"}
-    assert len(project.images(client)) == 2
+    assert len(project.images()) == 2
 
 
 def test_a_stage_that_failed_in_one_run_is_tried_by_the_one_that_waited(new_project, hold):

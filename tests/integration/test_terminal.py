@@ -7,13 +7,12 @@ from textwrap import dedent
 from xml.etree import ElementTree as ET
 
 import pytest
-from projects import PYTHON_IMAGE, Project, Run, steady
+from projects import Project, Run, steady
 
 
 @pytest.fixture
 def project(new_project) -> Project:
     project = new_project(
-        image=PYTHON_IMAGE,
         install_cmd="echo installing > installed.txt",
         build_cmd="cat installed.txt module.txt",
         test_cmd="echo testing; test ! -e failing",
@@ -123,7 +122,7 @@ def test_a_first_run_a_second_and_one_that_fails(project):
         """)
 
 
-def test_a_plan_starts_nothing_and_says_what_would_run(project, client):
+def test_a_plan_starts_nothing_and_says_what_would_run(project):
     run = project.stagebuild("--stagebuild-plan")
     assert run.code == 0
     assert whole(run, project) == expect(
@@ -137,7 +136,7 @@ def test_a_plan_starts_nothing_and_says_what_would_run(project, client):
         no tests ran
         """
     )
-    assert not project.images(client)
+    assert not project.images()
 
 
 def test_the_output_of_commands_is_shown_as_it_comes_with_v_and_with_s(project):

@@ -11,7 +11,7 @@ import termios
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -59,9 +59,11 @@ class LocalSandbox:
         self._executions: list[_Execution] = []
         self._reading: Generator[bytes, None, None] | None = None
         self._spawned: Spawned | None = None
-        with held_back():
+        self._folder: Path | None = None
+        # An interrupt that was held back is raised where the inner block ends.
+        with self._removed_where_this_fails(), held_back():
             try:
-                self._folder: Path | None = store.new_sandbox(self.name, image)
+                self._folder = store.new_sandbox(self.name, image)
             except FileNotFoundError as error:
                 raise ImageUnavailable(f"the image {image.id} is gone. Run again.") from error
             except OSError as error:
@@ -75,11 +77,7 @@ class LocalSandbox:
                 "life": life,
                 **users,
             }
-            try:
-                self._spawned, self._said = spawner.spawn(spec)
-            except BaseException:
-                self.remove()
-                raise
+            self._spawned, self._said = spawner.spawn(spec)
 
     @property
     def owner(self) -> Owner:
@@ -264,6 +262,14 @@ class LocalSandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+    @contextmanager
+    def _removed_where_this_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.remove()
+            raise
 
     @property
     def _processes(self) -> Spawned:

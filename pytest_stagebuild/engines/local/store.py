@@ -245,8 +245,9 @@ class Store:
     def close(self) -> None:
         """Wait for what goes on behind, within reason: the next run comes to the rest."""
         end = time.monotonic() + _CLOSING
-        for thread in self._work:
-            thread.join(max(0.0, end - time.monotonic()))
+        with contextlib.suppress(KeyboardInterrupt):  # whoever has no patience loses nothing
+            for thread in self._work:
+                thread.join(max(0.0, end - time.monotonic()))
 
     # What goes on behind
 
