@@ -27,6 +27,9 @@ _SHIFT: Final = 0x70000000
 
 _USERS: Final = 65536
 
+_NOBODY: Final = 65534
+"""https://systemd.io/UIDS-GIDS/, "Special Linux UIDs"."""
+
 _PLACES: Final = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
 """The folders that every sandbox has, with their modes."""
 
@@ -59,7 +62,8 @@ class LocalEngine:
         place = os.environ.get(STORE_VARIABLE)
         folder = Path(place).absolute() if place else cache_folder() / "local"
         # What others own has other owners in it than what is the user's own.
-        engine = cls(Store(folder / ("root" if shift else "user"), shift=shift), users)
+        kind = {0: "user", _NOBODY: "nobody"}.get(shift, "root")
+        engine = cls(Store(folder / kind, shift=shift), users)
         try:
             engine._prove()
         except BaseException:
@@ -279,12 +283,16 @@ def _stored_name(reference: str) -> str:
 def _users() -> tuple[int, dict[str, object]]:
     """Which users a sandbox has, and the user id that its root is out here, 0 for the caller's own.
 
-    Root gives a range of users that are nobody on the host. Everybody else can give away only himself.
+    Root gives a range of users that are nobody on the host, or in a container with fewer users the one who is nobody
+    there: as root itself a sandbox would read what only root may. Everybody else can give away only himself.
     """
-    if os.geteuid() == 0 and _mapped(_SHIFT + _USERS):
+    if os.geteuid() == 0 and _mapped(_SHIFT + _USERS - 1):
         text = f"0 {_SHIFT} {_USERS}"
-        return _SHIFT, {"uid_map": text, "gid_map": text, "groups": True}
-    return 0, {"uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1", "groups": False}
+        return _SHIFT, {"uid_map": text, "gid_map": text, "groups": True, "one": False}
+    if os.geteuid() == 0 and _mapped(_NOBODY):
+        text = f"0 {_NOBODY} 1"
+        return _NOBODY, {"uid_map": text, "gid_map": text, "groups": True, "one": True}
+    return 0, {"uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1", "groups": False, "one": True}
 
 
 def _mapped(user: int) -> bool:

@@ -19,6 +19,11 @@ from pytest_stagebuild.errors import EngineError
 
 _START: Final = "import sys; sys.path.insert(0, sys.argv[2]); from runtime.zygote import main; main(int(sys.argv[1]))"
 
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
+
+REFUSED: Final = "!"
+"""What begins so is told in place of an exit code: the step of confining a command, and the errno, that was refused."""
+
 _ANSWER: Final = 60.0
 """Seconds within which a sandbox must be made, or must answer what takes no time."""
 
@@ -118,6 +123,8 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                # No more of it than it takes to start: all sandboxes are forked from it.
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 # Ctrl-C is for the run, which ends its sandboxes as it likes.
                 start_new_session=True,
             )

@@ -179,7 +179,8 @@ class Store:
             )
         parts = [folder / part for part in ("upper", "work", "root")]
         for path in parts:
-            path.mkdir(mode=0o755)
+            path.mkdir()
+            path.chmod(0o755)  # whatever this process masks
         if self._shift:
             for path in (folder, *parts):
                 os.chown(path, self._shift, self._shift)
@@ -193,10 +194,8 @@ class Store:
             (made / "owner.json").write_text(json.dumps({"owner": this_process().to_label(), "stack": []}))
         upper = made / "upper"
         upper.mkdir()
-        for path, mode in sorted(folders.items()):
-            folder = upper / path.lstrip("/")
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
+        for path in folders:
+            (upper / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
         for path in files:
             file = upper / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +204,8 @@ class Store:
             (upper / path.lstrip("/")).symlink_to(target)
         for one in (upper, *upper.rglob("*")):
             os.chown(one, self._shift or -1, self._shift or -1, follow_symlinks=False)
+            if not one.is_symlink():
+                one.chmod(folders.get(f"/{one.relative_to(upper)}", 0o755 if one.is_dir() else 0o644))
         return made
 
     def drop_sandbox(self, name: str) -> None:
@@ -352,10 +353,13 @@ class _Owner:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    for here, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            with contextlib.suppress(OSError):
-                yield os.lstat(os.path.join(here, name)).st_blocks * 512
+    waiting = [str(folder)]  # a tree may be deeper than Python can call itself
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                yield entry.stat(follow_symlinks=False).st_blocks * 512
 
 
 def _remove(folder: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Request = dict[str, Any]
 
+_ALL_DESCRIPTORS = 1 << 20
+
 
 def supervise(spec: Request, asked: socket.socket, commands: socket.socket, map_users: Callable[[], None]) -> None:
     """Make the sandbox that ``spec`` describes, say so through ``asked``, and serve it until that is closed."""
@@ -152,7 +154,7 @@ def _done(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[s
         case "prove":
             files.prove()
         case "beside":
-            sandbox.processes.append(_process(lambda: _run_script(request, *descriptors), *descriptors))
+            sandbox.processes.append(_process(lambda: _run_program(request, *descriptors), *descriptors))
     return {}
 
 
@@ -187,12 +189,13 @@ def _give_changes(place: root.Root, out: int, _: int) -> None:
         files.changes(place.upper, place.lowers, stream)
 
 
-def _run_script(request: Request, out: int, complaints: int) -> None:
+def _run_program(request: Request, out: int, complaints: int) -> None:
     os.setsid()
     os.dup2(out, 1)
     os.dup2(complaints, 2)
-    with open(request["script"], "rb") as file:
-        program = compile(file.read(), request["script"], "exec")
-    sys.argv = [request["script"], *request["arguments"]]
-    exec(program, {"__name__": "__main__"})  # noqa: S102 - it is one of ours
+    # Some of the others lead out of the sandbox.
+    os.closerange(3, complaints)
+    os.closerange(complaints + 1, _ALL_DESCRIPTORS)
+    sys.argv = ["", *request["arguments"]]
+    exec(compile(request["program"], "<beside>", "exec"), {"__name__": "__main__"})  # noqa: S102 - it is one of ours
     sys.stdout.flush()
