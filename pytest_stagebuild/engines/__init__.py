@@ -49,13 +49,13 @@ def connect(
     order = list(factories)
     if preferred in factories:
         order.sort(key=lambda candidate: candidate != preferred)
-    failures: list[EngineUnavailable] = []
+    failures: list[str] = []
     for candidate in order:
         try:
             engine = factories[candidate]()
         except EngineUnavailable as error:  # noqa: PERF203 - which of them answers is the question
-            failures.append(error)
+            failures.append(f"{candidate}: {error}")
         else:
             why = "holds the lockfile's checkpoints" if candidate == preferred else "answers"
             return engine, f"auto: {candidate} {why}"
-    raise EngineUnavailable("\n".join(str(failure) for failure in failures) or "there is no engine to choose from.")
+    raise EngineUnavailable("\n".join(["none of the engines can be used here.", *failures]))

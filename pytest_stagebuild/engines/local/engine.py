@@ -11,15 +11,17 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
-from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store, flat_name
 from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 
 _SHIFT: Final = 0x70000000
 """The first of the users that root maps: from a range that is nobody's else
@@ -55,7 +57,7 @@ class LocalEngine:
     def connect(cls) -> LocalEngine:
         """Raises :class:`EngineUnavailable` where the machine does not allow it."""
         if sys.platform != "linux":
-            raise EngineUnavailable("the local engine runs on Linux only: use Docker here.")
+            raise EngineUnavailable("the local engine runs on Linux only. Use Docker here.")
         from pytest_stagebuild.state import cache_folder
 
         shift, users = _users()
@@ -141,19 +143,18 @@ class LocalEngine:
 
     @cached_property
     def _host(self) -> Host:
-        return this_host()
+        return this_host(self._store.path)
 
     def _sandbox(
         self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float = _LIFE
     ) -> LocalSandbox:
+        return self._sandbox_on(self._shallow(image), labels=labels, network=network, life=life)
+
+    def _sandbox_on(self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float) -> LocalSandbox:
+        from pytest_stagebuild.engines.local.sandbox import LocalSandbox  # it takes modules that only Linux has
+
         return LocalSandbox(
-            self._store,
-            self._spawner,
-            self._shallow(image),
-            labels=labels,
-            network=network,
-            life=life,
-            users=self._users,
+            self._store, self._spawner, image, labels=labels, network=network, life=life, users=self._users
         )
 
     def _shallow(self, image: LocalImage) -> LocalImage:
@@ -165,11 +166,8 @@ class LocalEngine:
             files = [path for path in image.binds if not os.path.isdir(path)]
             folders = {**_PLACES, **{path: 0o755 for path in image.binds if os.path.isdir(path)}}
             ground = self._blank(folders, files)
-            users = self._users
             with (
-                LocalSandbox(
-                    self._store, self._spawner, image, labels={}, network=False, life=_PREPARING, users=users
-                ) as deep,
+                self._sandbox_on(image, labels={}, network=False, life=_PREPARING) as deep,
                 self._sandbox(ground, labels={}, network=False, life=_PREPARING) as new,
             ):
                 new.put_layer(deep.whole())

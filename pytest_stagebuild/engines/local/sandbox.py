@@ -304,6 +304,8 @@ class LocalSandbox:
 
     def _ask(self, request: Mapping[str, object], descriptors: Sequence[int]) -> Mapping[str, object]:
         answer = self._processes.files.ask(request, descriptors)
+        if "step" in answer:
+            raise SetUpFailed(answer["step"], answer["errno"], self._place)
         if "error" in answer:
             raise EngineError(f"the sandbox could not {request['do']}: {answer['error']}. Run again.")
         return answer

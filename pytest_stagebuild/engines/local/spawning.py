@@ -191,7 +191,7 @@ def _remedy(step: str, number: int, place: Path) -> str:
             "Inside a container, its seccomp profile refuses it: start that with "
             "--security-opt seccomp=unconfined --security-opt apparmor=unconfined, or use Docker's engine from there."
         )
-    if step == "mount an overlay":
+    if step.endswith("an overlay"):
         return (
             f"{place} must lie on a local file system that can be the upper layer of an overlay (ext4, xfs, btrfs; not "
             "NFS, nor a container's own overlay), on Linux 5.12 or newer: name a folder on one in "
@@ -201,6 +201,10 @@ def _remedy(step: str, number: int, place: Path) -> str:
         return (
             "Inside a container whose /proc is masked, no new one can be mounted: start that with "
             "--security-opt systempaths=unconfined, or use Docker's engine from there."
+        )
+    if step == "filter system calls" and number == errno.ENOSYS:
+        return (
+            f"Those of {os.uname().machine} are not known to it (of x86_64 and aarch64 they are). Use Docker instead."
         )
     if number == errno.ENOSYS:
         return "The kernel is too old: the local engine needs Linux 5.12 or newer. Use Docker instead."

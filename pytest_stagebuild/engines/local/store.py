@@ -234,14 +234,25 @@ class Store:
         return swept
 
     def proven(self) -> bool:
-        """Whether a sandbox has worked here since the machine was started."""
+        """Whether a sandbox has worked in these circumstances."""
         with contextlib.suppress(OSError):
-            return (self.path / "proven").read_text() == self._boot
+            return (self.path / "proven").read_text() == self._circumstances()
         return False
 
     def now_proven(self) -> None:
         with contextlib.suppress(OSError):
-            (self.path / "proven").write_text(self._boot)
+            (self.path / "proven").write_text(self._circumstances())
+
+    def _circumstances(self) -> str:
+        """What decides whether the kernel allows a sandbox, besides its settings: a container may share the store."""
+        there = self.path.stat()
+        facts = [self._boot, str(there.st_dev), str(there.st_ino), os.readlink("/proc/self/ns/user")]
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            facts += [line for line in lines if line.startswith(("Uid:", "CapBnd:", "NoNewPrivs:", "Seccomp"))]
+        with contextlib.suppress(OSError):
+            facts.append(Path("/proc/self/attr/current").read_text().strip("\0\n"))
+        return "\n".join(facts)
 
     def close(self) -> None:
         """Wait for what goes on behind, within reason: the next run comes to the rest."""
@@ -327,6 +338,13 @@ class Store:
                 f"the local engine's store {self.path} can be written by others: whoever does decides what runs here. "
                 f"Remove it, or make it yours alone (chown, chmod 700)."
             )
+        for parent in self.path.resolve().parents:
+            if parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                raise EngineUnavailable(
+                    f"the local engine's store {self.path} lies in {parent}, where everybody can put another folder in "
+                    f"its place: whoever does decides what runs here. Make that yours (chmod o-w), or name a folder "
+                    "elsewhere in PYTEST_STAGEBUILD_STORE."
+                )
         if stat.S_IMODE(there.st_mode) != 0o700:
             self.path.chmod(0o700)
 

@@ -8,6 +8,7 @@ import stat
 import tarfile
 
 from . import kernel
+from .root import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -253,15 +254,18 @@ def _add(tar: tarfile.TarFile, path: str, there: os.stat_result, place: int) -> 
 
 
 def prove() -> None:
-    """Do to a file of a lower layer, and to new ones, what commands do. Raises ``OSError``."""
-    os.mkdir("/probe/new")
+    """Do to a file of a lower layer, and to new ones, what commands do. Raises :class:`~.root.Failed`."""
+    with step("make a folder on an overlay"):
+        os.mkdir("/probe/new")
     for path in ("/probe/file", "/probe/new/file"):
-        with open(path, "w") as file:
+        with step("write to an overlay"), open(path, "w") as file:
             file.write("written")
-        os.rename(path, path + ".renamed")
-        with open(path + ".renamed") as file:
+        with step("rename on an overlay"):
+            os.rename(path, path + ".renamed")
+        with step("read what was written to an overlay"), open(path + ".renamed") as file:
             if file.read() != "written":
-                raise OSError(errno.EIO, "what was written is not there")
-        os.unlink(path + ".renamed")
-    if os.listdir("/probe") != ["new"]:
-        raise OSError(errno.EIO, "what was removed is still there")
+                raise OSError(errno.EIO, "it is not there")
+        with step("remove from an overlay"):
+            os.unlink(path + ".renamed")
+            if os.path.lexists(path + ".renamed") or os.path.lexists(path):
+                raise OSError(errno.EIO, "it is still there")

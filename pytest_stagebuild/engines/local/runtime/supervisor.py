@@ -129,6 +129,8 @@ def _first_process(place: root.Root, commands: socket.socket, *, groups: bool) -
 def _answer(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[str, object]:
     try:
         return _done(request, descriptors, sandbox)
+    except root.Failed as failed:
+        return {"step": failed.step, "errno": failed.number}
     except Exception as error:  # noqa: BLE001 - it is told to whoever asked
         return {"error": f"{type(error).__name__}: {error}"}
     finally:
