@@ -15,7 +15,6 @@ from pytest_stagebuild.source.watcher import WAYS
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.protocol import Sandbox
 
-_SCRIPT: Final = f"{RUN_FOLDER}/watcher.py"
 _LIST: Final = f"{RUN_FOLDER}/sent"
 _FRESH: Final = f"{RUN_FOLDER}/probes"
 _KEPT: Final = "/.stagebuild/probes"
@@ -33,7 +32,6 @@ _REPORT: Final = 120.0
 def watch_files(manifest: Manifest) -> dict[str, bytes]:
     """What the watcher needs in the sandbox when it begins."""
     return {
-        _SCRIPT: files("pytest_stagebuild.source").joinpath("watcher.py").read_bytes(),
         _LIST: b"".join(raw_path(path) + b"\0" for path in sorted(manifest.entries)),
         **{f"{_FRESH}/{way}": _PROBE for way in WAYS},
     }
@@ -46,7 +44,8 @@ class Watch:
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._beside = sandbox.run_beside(_SCRIPT, [WORKING_DIRECTORY, _LIST, _FRESH, _KEPT])
+        program = files("pytest_stagebuild.source").joinpath("watcher.py").read_text("utf-8")
+        self._beside = sandbox.run_beside(program, [WORKING_DIRECTORY, _LIST, _FRESH, _KEPT])
         line = self._beside.line(_READY)
         self._problem = "" if line == "ready" else self._problem_in(line)
 

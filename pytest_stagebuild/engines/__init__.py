@@ -49,16 +49,15 @@ def connect(
     order = list(factories)
     if preferred in factories:
         order.sort(key=lambda candidate: candidate != preferred)
-    failures: list[EngineUnavailable] = []
-    silent: list[str] = []
+    failures: dict[str, EngineUnavailable] = {}
     for candidate in order:
         try:
             engine = factories[candidate]()
         except EngineUnavailable as error:  # noqa: PERF203 - which of them answers is the question
-            failures.append(error)
-            silent.append(candidate)
+            failures[candidate] = error
         else:
             why = "holds the lockfile's checkpoints" if candidate == preferred else "answers"
-            others = f", {' and '.join(silent)} does not" if silent else ""
+            others = f", {' and '.join(failures)} does not" if failures else ""
             return engine, f"auto: {candidate} {why}{others}"
-    raise EngineUnavailable("\n".join(str(failure) for failure in failures) or "there is no engine to choose from.")
+    said = [f"{candidate}: {error}" for candidate, error in failures.items()]
+    raise EngineUnavailable("\n".join(["none of the engines can be used here.", *said]))

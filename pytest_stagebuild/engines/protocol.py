@@ -141,10 +141,11 @@ class Sandbox(Protocol):
         the sandbox stays usable. What the command leaves running keeps running. ``cwd`` exists.
         """
 
-    def run_beside(self, script: str, arguments: Sequence[str]) -> Beside:
-        """Run a Python program, as root, until it ends by itself; ``script`` is its path in the sandbox.
+    def run_beside(self, program: str, arguments: Sequence[str]) -> Beside:
+        """Run a Python program, as root, until it ends by itself; ``program`` is its source.
 
-        It needs a Python in the image, 3.6 or newer, and finds nothing there but the standard library.
+        It is no file in the sandbox, which a command could replace. It needs a Python in the image, 3.6 or newer, and
+        finds nothing there but the standard library.
         """
 
     def end_processes(self) -> list[str]:

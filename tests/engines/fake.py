@@ -230,7 +230,7 @@ class FakeSandbox:
                 self.running.clear()
                 return CommandExit(137, deadline, timed_out=True)
 
-    def run_beside(self, script: str, arguments: Sequence[str]) -> FakeWatcher:
+    def run_beside(self, program: str, arguments: Sequence[str]) -> FakeWatcher:
         with self.engine.step("run_beside"):
             return FakeWatcher(self, arguments)
 

@@ -57,7 +57,7 @@ _END_THESE: Final = 'token=$1; shift; kill -s KILL -- "$@" 2>/dev/null; set -- "
 # -X takes any word; it is what keeps the program out of the list of leftovers.
 _BESIDE: Final = """
 for python in python3 python; do
-  if command -v "$python" >/dev/null; then exec "$python" -I -S -X "$0" "$@"; fi
+  if command -v "$python" >/dev/null; then exec "$python" -I -S -X "$0" -c "$@"; fi
 done
 echo 'there is no Python in the image' >&2
 exit 127
@@ -97,9 +97,9 @@ def end_command(token: str, these: Sequence[int] = ()) -> list[str]:
     return ["/bin/sh", "-c", _END_THESE if these else _END, MARK, token, *map(str, these)]
 
 
-def beside_command(script: str, arguments: Sequence[str]) -> list[str]:
-    """What runs a Python program with the image's own Python, marked as one of ours."""
-    return ["/bin/sh", "-c", _BESIDE, MARK, script, *arguments]
+def beside_command(program: str, arguments: Sequence[str]) -> list[str]:
+    """What runs a Python program, given as its source, with the image's own Python, marked as one of ours."""
+    return ["/bin/sh", "-c", _BESIDE, MARK, program, *arguments]
 
 
 def new_token() -> str:

@@ -166,8 +166,8 @@ class DockerSandbox:
             return CommandExit(137, duration, timed_out=True)
         return CommandExit(code, duration, out_of_memory=code != 0 and self._killed_for_memory())
 
-    def run_beside(self, script: str, arguments: Sequence[str]) -> DockerBeside:
-        self._beside = DockerBeside(self._connection, self.name, keeper.beside_command(script, arguments))
+    def run_beside(self, program: str, arguments: Sequence[str]) -> DockerBeside:
+        self._beside = DockerBeside(self._connection, self.name, keeper.beside_command(program, arguments))
         return self._beside
 
     def end_processes(self) -> list[str]:

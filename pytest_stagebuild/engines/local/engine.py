@@ -11,21 +11,26 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
-from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store, flat_name
 from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.engines.local.sandbox import LocalSandbox
 
 _SHIFT: Final = 0x70000000
 """The first of the users that root maps: from a range that is nobody's else
 (https://systemd.io/UIDS-GIDS/, "1879048192…2147483647 unused")."""
 
 _USERS: Final = 65536
+
+_NOBODY: Final = 65534
+"""https://systemd.io/UIDS-GIDS/, "Special Linux UIDs"."""
 
 _PLACES: Final = {"/dev": 0o755, "/proc": 0o755, "/root": 0o700, "/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108
 """The folders that every sandbox has, with their modes."""
@@ -52,14 +57,15 @@ class LocalEngine:
     def connect(cls) -> LocalEngine:
         """Raises :class:`EngineUnavailable` where the machine does not allow it."""
         if sys.platform != "linux":
-            raise EngineUnavailable("the local engine runs on Linux only: use Docker here.")
+            raise EngineUnavailable("the local engine runs on Linux only. Use Docker here.")
         from pytest_stagebuild.state import cache_folder
 
         shift, users = _users()
         place = os.environ.get(STORE_VARIABLE)
         folder = Path(place).absolute() if place else cache_folder() / "local"
         # What others own has other owners in it than what is the user's own.
-        engine = cls(Store(folder / ("root" if shift else "user"), shift=shift), users)
+        kind = {0: "user", _NOBODY: "nobody"}.get(shift, "root")
+        engine = cls(Store(folder / kind, shift=shift), users)
         try:
             engine._prove()
         except BaseException:
@@ -137,19 +143,18 @@ class LocalEngine:
 
     @cached_property
     def _host(self) -> Host:
-        return this_host()
+        return this_host(self._store.path)
 
     def _sandbox(
         self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float = _LIFE
     ) -> LocalSandbox:
+        return self._sandbox_on(self._shallow(image), labels=labels, network=network, life=life)
+
+    def _sandbox_on(self, image: LocalImage, *, labels: Mapping[str, str], network: bool, life: float) -> LocalSandbox:
+        from pytest_stagebuild.engines.local.sandbox import LocalSandbox  # it takes modules that only Linux has
+
         return LocalSandbox(
-            self._store,
-            self._spawner,
-            self._shallow(image),
-            labels=labels,
-            network=network,
-            life=life,
-            users=self._users,
+            self._store, self._spawner, image, labels=labels, network=network, life=life, users=self._users
         )
 
     def _shallow(self, image: LocalImage) -> LocalImage:
@@ -161,11 +166,8 @@ class LocalEngine:
             files = [path for path in image.binds if not os.path.isdir(path)]
             folders = {**_PLACES, **{path: 0o755 for path in image.binds if os.path.isdir(path)}}
             ground = self._blank(folders, files)
-            users = self._users
             with (
-                LocalSandbox(
-                    self._store, self._spawner, image, labels={}, network=False, life=_PREPARING, users=users
-                ) as deep,
+                self._sandbox_on(image, labels={}, network=False, life=_PREPARING) as deep,
                 self._sandbox(ground, labels={}, network=False, life=_PREPARING) as new,
             ):
                 new.put_layer(deep.whole())
@@ -279,12 +281,16 @@ def _stored_name(reference: str) -> str:
 def _users() -> tuple[int, dict[str, object]]:
     """Which users a sandbox has, and the user id that its root is out here, 0 for the caller's own.
 
-    Root gives a range of users that are nobody on the host. Everybody else can give away only himself.
+    Root gives a range of users that are nobody on the host, or in a container with fewer users the one who is nobody
+    there: as root itself a sandbox would read what only root may. Everybody else can give away only himself.
     """
-    if os.geteuid() == 0 and _mapped(_SHIFT + _USERS):
+    if os.geteuid() == 0 and _mapped(_SHIFT + _USERS - 1):
         text = f"0 {_SHIFT} {_USERS}"
-        return _SHIFT, {"uid_map": text, "gid_map": text, "groups": True}
-    return 0, {"uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1", "groups": False}
+        return _SHIFT, {"uid_map": text, "gid_map": text, "groups": True, "one": False}
+    if os.geteuid() == 0 and _mapped(_NOBODY):
+        text = f"0 {_NOBODY} 1"
+        return _NOBODY, {"uid_map": text, "gid_map": text, "groups": True, "one": True}
+    return 0, {"uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1", "groups": False, "one": True}
 
 
 def _mapped(user: int) -> bool:

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ VENV: Final = "/venv"
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu")
 """What makes a Linux system, besides what a user or a service keeps. ``/run`` is none of it: sockets lie there."""
+
+_DISPENSABLE: Final = ("/opt", "/nix", "/gnu")
 
 _NETWORK: Final = ("/etc/resolv.conf", "/etc/hosts")
 """What programs find others by; where these are links, they may lead out of what is shown."""
@@ -70,26 +73,29 @@ class Host:
         )
 
 
-def this_host() -> Host:
-    """Raises :class:`EngineUnavailable` where Python lies where it cannot be shown without showing much else."""
+def this_host(store: Path) -> Host:
+    """Raises :class:`EngineUnavailable` where it cannot be shown without showing ``store`` or a home folder."""
     binds: dict[str, str] = {}
     links: dict[str, str] = {}
+    private = {**dict.fromkeys(_homes(), "your home folder"), os.path.realpath(store): "the engine's store"}
     for path in _SYSTEM:
         if os.path.islink(path):
             links[path] = os.readlink(path)
-        elif os.path.isdir(path):
+        elif os.path.isdir(path) and not (path in _DISPENSABLE and _inside(path, private)):
             binds[path] = path
     python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     own: list[str] = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.dirname(python))]
     for prefix in dict.fromkeys(os.path.realpath(one) for one in own):
         if _within(prefix, binds):
             continue
-        if _within(os.path.realpath(Path.home()), {prefix: prefix}):
-            raise EngineUnavailable(
-                f"the local engine cannot show Python's own folder {prefix} to a sandbox: your home folder lies in it. "
-                "Use a Python that is installed elsewhere, or Docker."
-            )
         binds[prefix] = prefix
+    for path in binds:
+        if found := _inside(path, private):
+            raise EngineUnavailable(
+                f"the local engine cannot show {path} to a sandbox, as it must: {private[found]} lies in it ({found}). "
+                "Move that (the store: with PYTEST_STAGEBUILD_STORE), take a Python that is installed elsewhere, "
+                "or use Docker."
+            )
     for path in _NETWORK:
         real = os.path.realpath(path)
         if os.path.isfile(real) and not _within(real, binds):
@@ -111,6 +117,24 @@ def this_host() -> Host:
 def network_files() -> dict[str, str]:
     """What a whole image is given of the host, so that names are found in it."""
     return {path: os.path.realpath(path) for path in _NETWORK if os.path.isfile(path)}
+
+
+def _homes() -> Iterator[str]:
+    """The user's own: those of a system's users are often folders of the system."""
+    import pwd
+
+    homes = {os.path.expanduser("~")}
+    with suppress(KeyError):
+        homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
+    for home in homes:
+        with suppress(OSError):
+            if os.stat(home).st_uid == os.geteuid():
+                yield os.path.realpath(home)
+
+
+def _inside(folder: str, paths: Iterable[str]) -> str | None:
+    """The first of the paths that lies in a folder."""
+    return next((path for path in paths if _within(path, {folder: folder})), None)
 
 
 def _within(path: str, folders: Mapping[str, str]) -> bool:

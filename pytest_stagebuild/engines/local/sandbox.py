@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
-from pytest_stagebuild.engines.local.spawning import Spawned, Spawner
+from pytest_stagebuild.engines.local.spawning import REFUSED, SetUpFailed, Spawned, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage, Stream
 from pytest_stagebuild.engines.users import resolve_user
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PIECE: Final = 1 << 20
+_TOLD: Final = 256
 _END_SEEN_WITHIN: Final = 5.0
 """Seconds within which a killed command must have ended."""
+
+_ANSWERS_WITHIN: Final = 60.0
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -53,7 +56,7 @@ class LocalSandbox:
         self._store = store
         self._image = image
         self._labels = labels
-        self._one_user = not users["groups"]
+        self._one_user = bool(users["one"])
         self._owner: Owner | None = None
         self._beside: list[LocalBeside] = []
         self._executions: list[_Execution] = []
@@ -87,8 +90,8 @@ class LocalSandbox:
             owner = resolve_user(user, *files)
             if self._one_user and owner != Owner(0, 0):
                 raise EngineError(
-                    f"the image's USER is {user!r}, and where the local engine is not run by root it has one user, "
-                    "root. Run as root, use Docker, or take an image without a USER."
+                    f"the image's USER is {user!r}, and the local engine has one user here, root, for lack of others "
+                    "to give away. Run as the machine's root, use Docker, or take an image without a USER."
                 )
             self._owner = owner
         return self._owner
@@ -160,7 +163,7 @@ class LocalSandbox:
             "uid": owner.uid, "gid": owner.gid, "groups": self._groups(owner),
         }  # fmt: skip
         killed_before = _killed_for_memory()
-        execution = _Execution(self._processes, request, output)
+        execution = _Execution(self._processes, request, output, self._place)
         self._executions.append(execution)
         code = execution.wait(None if timeout is None else started + timeout)
         timed_out = code is None
@@ -177,11 +180,11 @@ class LocalSandbox:
             return CommandExit(137, duration, timed_out=True)
         return CommandExit(code, duration, out_of_memory=code != 0 and _killed_for_memory() > killed_before)
 
-    def run_beside(self, script: str, arguments: Sequence[str]) -> LocalBeside:
+    def run_beside(self, program: str, arguments: Sequence[str]) -> LocalBeside:
         out, their_out = os.pipe()
         complaints, their_complaints = os.pipe()
         try:
-            self._ask({"do": "beside", "script": script, "arguments": [*arguments]}, [their_out, their_complaints])
+            self._ask({"do": "beside", "program": program, "arguments": [*arguments]}, [their_out, their_complaints])
         finally:
             os.close(their_out)
             os.close(their_complaints)
@@ -245,8 +248,15 @@ class LocalSandbox:
             return published
 
     def prove(self) -> None:
-        """Write, delete and rename on both layers. Raises :class:`EngineError` where that does not work."""
+        """Write, delete and rename on both layers, and confine a process as a command is.
+
+        Raises :class:`EngineError` where that does not work.
+        """
         self._ask({"do": "prove"}, [])
+        request = {"do": "prove", "uid": 0, "gid": 0, "groups": []}
+        self._executions.append(_Execution(self._processes, request, lambda *_: None, self._place))
+        if self._executions[-1].wait(time.monotonic() + _ANSWERS_WITHIN) != 0:
+            raise EngineError("a process could not be confined in it")
 
     def remove(self) -> None:
         with held_back():
@@ -270,6 +280,10 @@ class LocalSandbox:
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def _place(self) -> Path:
+        return self._store.path / "sandboxes" / self.name
 
     @property
     def _processes(self) -> Spawned:
@@ -296,6 +310,8 @@ class LocalSandbox:
 
     def _ask(self, request: Mapping[str, object], descriptors: Sequence[int]) -> Mapping[str, object]:
         answer = self._processes.files.ask(request, descriptors)
+        if "step" in answer:
+            raise SetUpFailed(answer["step"], answer["errno"], self._place)
         if "error" in answer:
             raise EngineError(f"the sandbox could not {request['do']}: {answer['error']}. Run again.")
         return answer
@@ -374,13 +390,16 @@ class LocalBeside:
 class _Execution:
     """A command that runs; what it prints is delivered while somebody waits for it."""
 
-    def __init__(self, processes: Spawned, request: Mapping[str, object], output: OutputSink) -> None:
+    def __init__(self, processes: Spawned, request: Mapping[str, object], output: OutputSink, place: Path) -> None:
         self._output = output
+        self._place = place
         out, their_out = os.pipe()
         err, their_err = os.pipe()
         self._told, their_told = os.pipe()
         self._streams: dict[int, Stream] = {out: "stdout", err: "stderr"}
         self._open = [out, err, self._told]
+        for pipe in (out, err):
+            os.set_blocking(pipe, False)  # a process in the sandbox may read what it has written itself
         for pipe in (their_out, their_err):
             with suppress(OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIECE)
@@ -404,19 +423,22 @@ class _Execution:
                 return None
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
             for descriptor in ready - {self._told}:
-                piece = os.read(descriptor, _PIECE)
-                if piece:
-                    self._output(self._streams[descriptor], piece)
-                else:
-                    poll.unregister(descriptor)
+                with suppress(BlockingIOError):
+                    if piece := os.read(descriptor, _PIECE):
+                        self._output(self._streams[descriptor], piece)
+                    else:
+                        poll.unregister(descriptor)
             # What it has written has been seen by now, but for what is still in the pipes.
             if self._told in ready:
-                code = os.read(self._told, 16)
+                code = os.read(self._told, _TOLD).decode()
                 if not code:
                     raise EngineError(
                         "the sandbox ended while the command ran in it: somebody killed it, or the machine is short of "
                         "memory. Run again."
                     )
+                if code.startswith(REFUSED):
+                    number, _, name = code[len(REFUSED) :].partition(" ")
+                    raise SetUpFailed(name, int(number), self._place)
                 self._drain()
                 return int(code)
 
@@ -426,9 +448,10 @@ class _Execution:
             waiting = array.array("i", [0])
             fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
             left = waiting[0]
-            while left > 0 and (piece := os.read(descriptor, min(left, _PIECE))):
-                left -= len(piece)
-                self._output(stream, piece)
+            with suppress(BlockingIOError):
+                while left > 0 and (piece := os.read(descriptor, min(left, _PIECE))):
+                    left -= len(piece)
+                    self._output(stream, piece)
 
     def close_if_over(self) -> bool:
         """Close it where nobody can write any more, and say whether that is so."""

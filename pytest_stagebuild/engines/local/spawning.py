@@ -20,6 +20,11 @@ from pytest_stagebuild.errors import EngineError
 
 _START: Final = "import sys; sys.path.insert(0, sys.argv[2]); from runtime.zygote import main; main(int(sys.argv[1]))"
 
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
+
+REFUSED: Final = "!"
+"""What begins so is told in place of an exit code: the step of confining a command, and the errno, that was refused."""
+
 _ANSWER: Final = 60.0
 """Seconds within which a sandbox must be made, or must answer what takes no time."""
 
@@ -122,6 +127,8 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                # No more of it than it takes to start: all sandboxes are forked from it.
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 # Ctrl-C is for the run, which ends its sandboxes as it likes.
                 start_new_session=True,
             )
@@ -188,7 +195,7 @@ def _remedy(step: str, number: int, place: Path) -> str:
             "Inside a container, its seccomp profile refuses it: start that with "
             "--security-opt seccomp=unconfined --security-opt apparmor=unconfined, or use Docker's engine from there."
         )
-    if step == "mount an overlay":
+    if step.endswith("an overlay"):
         return (
             f"{place} must lie on a local file system that can be the upper layer of an overlay (ext4, xfs, btrfs; not "
             "NFS, nor a container's own overlay), on Linux 5.12 or newer: name a folder on one in "
@@ -198,6 +205,10 @@ def _remedy(step: str, number: int, place: Path) -> str:
         return (
             "Inside a container whose /proc is masked, no new one can be mounted: start that with "
             "--security-opt systempaths=unconfined, or use Docker's engine from there."
+        )
+    if step == "filter system calls" and number == errno.ENOSYS:
+        return (
+            f"Those of {os.uname().machine} are not known to it (of x86_64 and aarch64 they are). Use Docker instead."
         )
     if number == errno.ENOSYS:
         return "The kernel is too old: the local engine needs Linux 5.12 or newer. Use Docker instead."

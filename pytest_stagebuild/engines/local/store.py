@@ -179,7 +179,8 @@ class Store:
             )
         parts = [folder / part for part in ("upper", "work", "root")]
         for path in parts:
-            path.mkdir(mode=0o755)
+            path.mkdir()
+            path.chmod(0o755)  # whatever this process masks
         if self._shift:
             for path in (folder, *parts):
                 os.chown(path, self._shift, self._shift)
@@ -193,10 +194,8 @@ class Store:
             (made / "owner.json").write_text(json.dumps({"owner": this_process().to_label(), "stack": []}))
         upper = made / "upper"
         upper.mkdir()
-        for path, mode in sorted(folders.items()):
-            folder = upper / path.lstrip("/")
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
+        for path in folders:
+            (upper / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
         for path in files:
             file = upper / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +204,8 @@ class Store:
             (upper / path.lstrip("/")).symlink_to(target)
         for one in (upper, *upper.rglob("*")):
             os.chown(one, self._shift or -1, self._shift or -1, follow_symlinks=False)
+            if not one.is_symlink():
+                one.chmod(folders.get(f"/{one.relative_to(upper)}", 0o755 if one.is_dir() else 0o644))
         return made
 
     def drop_sandbox(self, name: str) -> None:
@@ -233,14 +234,25 @@ class Store:
         return swept
 
     def proven(self) -> bool:
-        """Whether a sandbox has worked here since the machine was started."""
+        """Whether a sandbox has worked in these circumstances."""
         with contextlib.suppress(OSError):
-            return (self.path / "proven").read_text() == self._boot
+            return (self.path / "proven").read_text() == self._circumstances()
         return False
 
     def now_proven(self) -> None:
         with contextlib.suppress(OSError):
-            (self.path / "proven").write_text(self._boot)
+            (self.path / "proven").write_text(self._circumstances())
+
+    def _circumstances(self) -> str:
+        """What decides whether the kernel allows a sandbox, besides its settings: a container may share the store."""
+        there = self.path.stat()
+        facts = [self._boot, str(there.st_dev), str(there.st_ino), os.readlink("/proc/self/ns/user")]
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            facts += [line for line in lines if line.startswith(("Uid:", "CapBnd:", "NoNewPrivs:", "Seccomp"))]
+        with contextlib.suppress(OSError):
+            facts.append(Path("/proc/self/attr/current").read_text().strip("\0\n"))
+        return "\n".join(facts)
 
     def close(self) -> None:
         """Wait for what goes on behind, within reason: the next run comes to the rest."""
@@ -327,6 +339,13 @@ class Store:
                 f"the local engine's store {self.path} can be written by others: whoever does decides what runs here. "
                 f"Remove it, or make it yours alone (chown, chmod 700)."
             )
+        for parent in self.path.resolve().parents:
+            if parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                raise EngineUnavailable(
+                    f"the local engine's store {self.path} lies in {parent}, where everybody can put another folder in "
+                    f"its place: whoever does decides what runs here. Make that yours (chmod o-w), or name a folder "
+                    "elsewhere in PYTEST_STAGEBUILD_STORE."
+                )
         if stat.S_IMODE(there.st_mode) != 0o700:
             self.path.chmod(0o700)
 
@@ -353,10 +372,13 @@ class _Owner:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    for here, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            with contextlib.suppress(OSError):
-                yield os.lstat(os.path.join(here, name)).st_blocks * 512
+    waiting = [str(folder)]  # a tree may be deeper than Python can call itself
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                yield entry.stat(follow_symlinks=False).st_blocks * 512
 
 
 def _remove(folder: Path) -> None:

@@ -24,10 +24,15 @@ _CALL, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 
 _X32 = 0x40000000
 
-# AUDIT_ARCH of each, and its numbers of: socket, ioctl, add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd
+# io_uring_setup, _enter and _register, which make sockets without the call that is looked at here: Docker refuses them
+# too (https://github.com/moby/moby/pull/46762).
+_RINGS = (425, 426, 427)
+
+# AUDIT_ARCH of each, and its numbers of: socket, ioctl; add_key, request_key, keyctl, bpf, perf_event_open,
+# userfaultfd, syslog
 _ARCHITECTURES = {
-    "x86_64": (0xC000003E, 41, 16, (248, 249, 250, 321, 298, 323)),
-    "aarch64": (0xC00000B7, 198, 29, (217, 218, 219, 280, 241, 282)),
+    "x86_64": (0xC000003E, 41, 16, (248, 249, 250, 321, 298, 323, 103, *_RINGS)),
+    "aarch64": (0xC00000B7, 198, 29, (217, 218, 219, 280, 241, 282, 116, *_RINGS)),
 }
 
 _AF_ALG, _AF_VSOCK = 38, 40
@@ -46,10 +51,14 @@ def confine() -> None:
 
 
 def filter_calls() -> None:
-    """Refuse the system calls that reach beyond the sandbox, and every way round the refusal."""
+    """Refuse the system calls that reach beyond the sandbox, and every way round the refusal.
+
+    Raises ``OSError`` with ``ENOSYS`` on a machine whose calls are not known here.
+    """
     machine = os.uname().machine
-    if machine in _ARCHITECTURES:
-        kernel.filter_system_calls(_program(*_ARCHITECTURES[machine]))
+    if machine not in _ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"the system calls of {machine} are not known")
+    kernel.filter_system_calls(_program(*_ARCHITECTURES[machine]))
 
 
 def _program(architecture: int, socket: int, ioctl: int, refused: tuple[int, ...]) -> bytes:

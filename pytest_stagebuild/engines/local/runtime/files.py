@@ -7,12 +7,18 @@ import os
 import stat
 import tarfile
 
+from . import kernel
+from .root import step
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
 _PIECE = 1 << 20
+
+_FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _MOUNTED = ("/dev/", "/proc/")
 """What of an image nobody would see."""
@@ -157,52 +163,109 @@ def changes(upper: int, lowers: list[int], stream: BinaryIO) -> None:
     A folder stands in it only where it is new: https://www.kernel.org/doc/html/latest/filesystems/overlayfs.html.
     """
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
-        os.fchdir(upper)
-        for path in _below(""):
-            there = os.lstat(path)
+        for path, there, place in _below(upper):
             if stat.S_ISCHR(there.st_mode) and there.st_rdev == 0:
                 continue  # says that a file of a lower layer is gone
-            if stat.S_ISDIR(there.st_mode) and not _is_new(path, lowers):
+            if stat.S_ISDIR(there.st_mode) and not _is_new(path, place, lowers):
                 continue
-            tar.add(path, recursive=False)
-    os.chdir("/")
+            _add(tar, path, there, place)
+            tar.members.clear()  # type: ignore[attr-defined]
 
 
-def _below(folder: str) -> Iterator[str]:
-    with os.scandir(folder or ".") as entries:
-        for entry in sorted(entries, key=lambda one: one.name):
-            path = os.path.join(folder, entry.name)
-            yield path
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(path)
+def _below(top: int) -> Iterator[tuple[str, os.stat_result, int]]:
+    """What lies below the folder ``top``: its path, what it is, and a descriptor of the folder that it is in.
+
+    ``top`` lies on the host. A folder is opened by its name in the one above it, and left through ``..``, each time
+    making sure that it is the one that was meant: a link in its place would lead out, and no tree is too deep.
+    """
+    here = os.open(".", _FOLDER, dir_fd=top)
+    way: list[tuple[str, Iterator[str], os.stat_result]] = [("", iter(sorted(os.listdir(here))), os.fstat(here))]
+    try:
+        while way:
+            folder, names, _ = way[-1]
+            name = next(names, None)
+            if name is None:
+                way.pop()
+                if way:
+                    here = _moved(here, "..", way[-1][2])
+                continue
+            path = f"{folder}/{name}".lstrip("/")
+            there = os.stat(name, dir_fd=here, follow_symlinks=False)
+            yield path, there, here
+            if stat.S_ISDIR(there.st_mode):
+                here = _moved(here, name, there)
+                way.append((path, iter(sorted(os.listdir(here))), there))
+    finally:
+        os.close(here)
 
 
-def _is_new(folder: str, lowers: list[int]) -> bool:
+def _moved(here: int, name: str, meant: os.stat_result) -> int:
+    """A descriptor of the folder ``name`` in ``here``, which is closed."""
+    there = os.open(name, _FOLDER, dir_fd=here)
+    if not os.path.samestat(os.fstat(there), meant):
+        os.close(there)
+        raise OSError(errno.ESTALE, "it changed while it was read")
+    os.close(here)
+    return there
+
+
+def _is_new(path: str, place: int, lowers: list[int]) -> bool:
+    folder = os.open(os.path.basename(path), _FOLDER, dir_fd=place)
     try:
         if os.getxattr(folder, "user.overlay.opaque") == b"y":
             return True
     except OSError:
         pass
-    return not any(_is_folder(lower, folder) for lower in lowers)
+    finally:
+        os.close(folder)
+    return not any(_is_folder(lower, path) for lower in lowers)
 
 
 def _is_folder(lower: int, path: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(path, dir_fd=lower, follow_symlinks=False).st_mode)
+        there = kernel.open_beneath(lower, path)
     except OSError:
         return False
+    try:
+        return stat.S_ISDIR(os.fstat(there).st_mode)
+    finally:
+        os.close(there)
+
+
+def _add(tar: tarfile.TarFile, path: str, there: os.stat_result, place: int) -> None:
+    member = tarfile.TarInfo(path)
+    name = os.path.basename(path)
+    member.mode, member.uid, member.gid = stat.S_IMODE(there.st_mode), there.st_uid, there.st_gid
+    member.mtime = int(there.st_mtime)
+    if stat.S_ISREG(there.st_mode):
+        with open(os.open(name, _FILE, dir_fd=place), "rb", 0) as file:
+            member.size = os.fstat(file.fileno()).st_size
+            tar.addfile(member, file)
+        return
+    if stat.S_ISDIR(there.st_mode):
+        member.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(there.st_mode):
+        member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=place)
+    elif stat.S_ISFIFO(there.st_mode):
+        member.type = tarfile.FIFOTYPE
+    else:
+        return
+    tar.addfile(member)
 
 
 def prove() -> None:
-    """Do to a file of a lower layer, and to new ones, what commands do. Raises ``OSError``."""
-    os.mkdir("/probe/new")
+    """Do to a file of a lower layer, and to new ones, what commands do. Raises :class:`~.root.Failed`."""
+    with step("make a folder on an overlay"):
+        os.mkdir("/probe/new")
     for path in ("/probe/file", "/probe/new/file"):
-        with open(path, "w") as file:
+        with step("write to an overlay"), open(path, "w") as file:
             file.write("written")
-        os.rename(path, path + ".renamed")
-        with open(path + ".renamed") as file:
+        with step("rename on an overlay"):
+            os.rename(path, path + ".renamed")
+        with step("read what was written to an overlay"), open(path + ".renamed") as file:
             if file.read() != "written":
-                raise OSError(errno.EIO, "what was written is not there")
-        os.unlink(path + ".renamed")
-    if os.listdir("/probe") != ["new"]:
-        raise OSError(errno.EIO, "what was removed is still there")
+                raise OSError(errno.EIO, "it is not there")
+        with step("remove from an overlay"):
+            os.unlink(path + ".renamed")
+            if os.path.lexists(path + ".renamed") or os.path.lexists(path):
+                raise OSError(errno.EIO, "it is still there")

@@ -30,6 +30,9 @@ _PIECE = 4096
 
 READY = "ready"
 
+REFUSED = "!"
+"""What is told begins so, in place of an exit code, where the kernel refuses to confine the command."""
+
 
 def serve(place: root.Root, commands: socket.socket, ready: int, adopted: int, *, groups: bool) -> NoReturn:
     """Mount ``/proc``, write the line "ready" to ``ready``, and serve ``commands`` until that is closed.
@@ -46,6 +49,8 @@ def serve(place: root.Root, commands: socket.socket, ready: int, adopted: int, *
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     place.mount_proc()
     kernel.forbid_inspection()
+    with root.step("keep to the sandbox's own sockets"):
+        kernel.keep_to_its_own()
     os.write(ready, f"{READY}\n".encode())
     os.close(ready)
     os.read(adopted, 1)
@@ -76,7 +81,7 @@ class _First:
 
     def answer(self, commands: socket.socket, request: Request, descriptors: list[int]) -> None:
         match request["do"]:
-            case "run":
+            case "run" | "prove":
                 self._run(request, *descriptors)
             case "end":
                 wire.send(commands, self._end())
@@ -100,7 +105,7 @@ class _First:
     def _run(self, request: Request, out: int, err: int, told: int) -> None:
         pid = os.fork()
         if not pid:
-            _become(request, out, err, groups=self._groups)
+            _become(request, out, err, told, groups=self._groups)
         self._running[pid] = told
         os.close(out)
         os.close(err)
@@ -121,30 +126,43 @@ class _First:
         return {"ended": list(ended.values()), "stuck": []}
 
 
-def _become(request: Request, out: int, err: int, *, groups: bool) -> NoReturn:
-    """Turn into the command."""
+def _become(request: Request, out: int, err: int, told: int, *, groups: bool) -> NoReturn:
+    """Turn into the command; ``told`` takes what keeps it from being confined."""
     try:
-        os.setsid()
-        for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP) and not 32 <= number < 34:  # two are the C library's own
-                signal.signal(number, signal.SIG_DFL)
+        try:
+            _confine(request, groups=groups)
+        except root.Failed as failed:
+            os.write(told, f"{REFUSED}{failed.number} {failed.step}".encode())
+            os._exit(126)
+        if request["do"] == "prove":
+            os._exit(0)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.umask(0o022)
-        confinement.confine()
-        if groups:
-            os.setgroups(request["groups"])
-        os.setresgid(*[request["gid"]] * 3)
-        os.setresuid(*[request["uid"]] * 3)
-        kernel.gain_no_rights()
-        confinement.filter_calls()
         os.chdir(request["cwd"])
         os.execve("/bin/sh", ["/bin/sh", "-c", request["command"]], request["env"])  # noqa: S606 - it is the shell
     except OSError as error:
         os.write(2, f"the command could not be started: {error}\n".encode())
     finally:
         os._exit(126)
+
+
+def _confine(request: Request, *, groups: bool) -> None:
+    os.setsid()
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and not 32 <= number < 34:  # two are the C library's own
+            signal.signal(number, signal.SIG_DFL)
+    with root.step("give up capabilities"):
+        confinement.confine()
+    with root.step("become the command's user"):
+        if groups:
+            os.setgroups(request["groups"])
+        os.setresgid(*[request["gid"]] * 3)
+        os.setresuid(*[request["uid"]] * 3)
+    with root.step("filter system calls"):
+        kernel.gain_no_rights()
+        confinement.filter_calls()
 
 
 def _processes() -> list[tuple[int, str]]:

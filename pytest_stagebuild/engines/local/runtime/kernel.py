@@ -24,12 +24,19 @@ _MOVE_FROM_EMPTY, _MOVE_TO_EMPTY = 0x4, 0x40
 
 # Numbers from 424 on are the same on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
 
 # https://github.com/torvalds/linux/blob/v6.6/include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _SECCOMP_MODE_FILTER = 2
+
+# https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/landlock.h
+_LANDLOCK_CREATE_RULESET_VERSION = 0x1
+_LANDLOCK_SCOPES = 6
+"""The version that has them."""
+_ABSTRACT_SOCKETS, _SIGNALS = 0x1, 0x2
 
 
 def unshare(flags: int) -> None:
@@ -126,6 +133,29 @@ def filter_system_calls(program: bytes) -> None:
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     _call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), header, 0, 0)
+
+
+def keep_to_its_own() -> None:
+    """From now on this process and its children reach only abstract sockets and processes of each other.
+
+    Such sockets belong to a network, not to a file system: a sandbox that shares the host's network would reach those
+    of every program there. Kernels before 6.12 cannot tell them apart, and those without Landlock neither
+    (https://docs.kernel.org/userspace-api/landlock.html#ipc-scoping).
+    """
+    try:
+        version = _syscall(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
+            return
+        raise
+    if version < _LANDLOCK_SCOPES:
+        return
+    attributes = struct.pack("=QQQ", 0, 0, _ABSTRACT_SOCKETS | _SIGNALS)
+    rules = _syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        _syscall(_LANDLOCK_RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
 
 
 def _call(name: str, *arguments: object) -> int:

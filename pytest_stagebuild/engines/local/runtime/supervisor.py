@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Request = dict[str, Any]
 
+_ALL_DESCRIPTORS = 1 << 20
+
 
 def supervise(spec: Request, asked: socket.socket, commands: socket.socket, map_users: Callable[[], None]) -> None:
     """Make the sandbox that ``spec`` describes, say so through ``asked``, and serve it until that is closed."""
@@ -127,6 +129,8 @@ def _first_process(place: root.Root, commands: socket.socket, *, groups: bool) -
 def _answer(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[str, object]:
     try:
         return _done(request, descriptors, sandbox)
+    except root.Failed as failed:
+        return {"step": failed.step, "errno": failed.number}
     except Exception as error:  # noqa: BLE001 - it is told to whoever asked
         return {"error": f"{type(error).__name__}: {error}"}
     finally:
@@ -152,7 +156,7 @@ def _done(request: Request, descriptors: list[int], sandbox: _Sandbox) -> dict[s
         case "prove":
             files.prove()
         case "beside":
-            sandbox.processes.append(_process(lambda: _run_script(request, *descriptors), *descriptors))
+            sandbox.processes.append(_process(lambda: _run_program(request, *descriptors), *descriptors))
     return {}
 
 
@@ -187,12 +191,13 @@ def _give_changes(place: root.Root, out: int, _: int) -> None:
         files.changes(place.upper, place.lowers, stream)
 
 
-def _run_script(request: Request, out: int, complaints: int) -> None:
+def _run_program(request: Request, out: int, complaints: int) -> None:
     os.setsid()
     os.dup2(out, 1)
     os.dup2(complaints, 2)
-    with open(request["script"], "rb") as file:
-        program = compile(file.read(), request["script"], "exec")
-    sys.argv = [request["script"], *request["arguments"]]
-    exec(program, {"__name__": "__main__"})  # noqa: S102 - it is one of ours
+    # Some of the others lead out of the sandbox.
+    os.closerange(3, complaints)
+    os.closerange(complaints + 1, _ALL_DESCRIPTORS)
+    sys.argv = ["", *request["arguments"]]
+    exec(compile(request["program"], "<beside>", "exec"), {"__name__": "__main__"})  # noqa: S102 - it is one of ours
     sys.stdout.flush()

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from importlib.machinery import BuiltinImporter
 
 from . import kernel, supervisor, wire
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(descriptor: int) -> None:
     """Serve the socket that ``descriptor`` is."""
+    _import_no_more()
     os.umask(0o022)
     asked = socket.socket(fileno=descriptor)
     asked.set_inheritable(False)
@@ -46,6 +48,14 @@ def main(descriptor: int) -> None:
                 return
             pid, ended = _sandbox(asked, living, *message)
             living[pid] = ended
+
+
+def _import_no_more() -> None:
+    """What a sandbox is served by must not come from a file in it, though one lies where Python would look."""
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder is BuiltinImporter]
 
 
 def _reap(living: dict[int, int]) -> None:
