@@ -45,6 +45,8 @@ export HOME="$2/home" XDG_RUNTIME_DIR="$2/runtime"
 setpriv --reuid=4711 --regid=4711 --clear-groups podman system service --time=0 "$1" & wait "$!"
 """
 
+# The folders are those that Podman takes where it is told no more than the root of its storage, as by the clean-up that
+# it has run once a container has ended.
 # crun, Podman's choice, refuses a machine with both versions of cgroups, and raised limits need a capability
 # (CAP_SYS_RESOURCE) that a container or a small virtual machine may lack.
 _CONTAINERS_CONF = """\
@@ -64,6 +66,7 @@ _STORAGE_CONF = """\
 [storage]
 driver = "overlay"
 graphroot = "{folder}/data"
+rootless_storage_path = "{folder}/data"
 runroot = "{folder}/run"
 """
 
