@@ -68,10 +68,10 @@ def on_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         yield ground
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["docker"])
 def ground(request: pytest.FixtureRequest) -> Ground:
     """Docker, where a test does not say otherwise."""
-    return request.getfixturevalue(f"on_{getattr(request, 'param', 'docker')}")
+    return request.getfixturevalue(f"on_{request.param}")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from grounds import on_each_engine
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,7 @@ def log(project, stage: str) -> str:
     return (project.root / ".stagebuild" / "logs" / f"{stage}.log").read_text()
 
 
+@on_each_engine
 def test_python_package_is_taken_through_all_stages_and_reused(python_package):
     first = python_package.stagebuild(*python_package.apart)
     assert first.code == 0, first.output
@@ -42,6 +44,7 @@ def test_python_package_is_taken_through_all_stages_and_reused(python_package):
     assert second.outcomes() == REUSED
 
 
+@pytest.mark.parametrize("ground", ["docker"], indirect=True)
 def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package):
     tox = [sys.executable, "-m", "tox", "run", "-q", "--", *python_package.apart]
     run = subprocess.run(
@@ -58,6 +61,7 @@ def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package)
     assert "3 passed" in run.stdout
 
 
+@on_each_engine
 def test_poetry_package_brings_its_coverage_out(new_copy):
     project = new_copy(HERE / "examples" / "poetry-package")
     run = project.stagebuild(*project.apart)
@@ -78,6 +82,7 @@ def test_rust_crate_is_built_and_tested_on_an_image_with_cargo(new_copy):
     assert project.stagebuild(*project.apart).outcomes() == REUSED
 
 
+@on_each_engine
 def test_fixtures_run_beside_the_tests_in_the_container(fixtures):
     run = fixtures.stagebuild(*fixtures.apart)
     assert run.code == 0, run.output
@@ -87,6 +92,7 @@ def test_fixtures_run_beside_the_tests_in_the_container(fixtures):
     assert "tests/test_images.py" not in log(fixtures, "test")
 
 
+@on_each_engine
 def test_fixtures_run_alone_and_the_images_are_made_for_those_that_ask(fixtures):
     run = fixtures.pytest("-rA", *fixtures.apart)
     assert run.code == 0, run.output

@@ -70,18 +70,25 @@ TWO = ["tests/test_two.py::test_third", "tests/test_two.py::test_fails"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("ground", "arguments", "expected"),
     [
-        ([], ONE),
-        (["tests/test_two.py"], TWO),
-        (["tests"], ONE + TWO),
-        (["tests/test_one.py::test_second[c d]", "tests/test_two.py::test_third"], [ONE[2], TWO[0]]),
-        (["tests", "-k", "second or third"], ONE[1:3] + TWO[:1]),
-        (["tests", "-m", "slow"], TWO[:1]),
-        (["tests", "--deselect", "tests/test_one.py::test_second", "--deselect=tests/test_two.py"], [ONE[0], ONE[3]]),
-        (["tests", "--ignore=tests/test_one.py"], TWO),
-        (["-k", "environment"], ONE[3:]),
+        ("docker", [], ONE),
+        ("docker", ["tests/test_two.py"], TWO),
+        ("docker", ["tests"], ONE + TWO),
+        ("docker", ["tests/test_one.py::test_second[c d]", "tests/test_two.py::test_third"], [ONE[2], TWO[0]]),
+        ("docker", ["tests", "-k", "second or third"], ONE[1:3] + TWO[:1]),
+        ("docker", ["tests", "-m", "slow"], TWO[:1]),
+        (
+            "docker",
+            ["tests", "--deselect", "tests/test_one.py::test_second", "--deselect=tests/test_two.py"],
+            [ONE[0], ONE[3]],
+        ),
+        ("docker", ["tests", "--ignore=tests/test_one.py"], TWO),
+        ("docker", ["-k", "environment"], ONE[3:]),
+        ("local", [], ONE),
+        ("local", ["tests/test_one.py::test_second[c d]", "tests/test_two.py::test_third"], [ONE[2], TWO[0]]),
     ],
+    indirect=["ground"],
 )
 def test_what_is_selected_outside_runs_inside(shared, arguments, expected):
     run = shared.stagebuild("-v", *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from textwrap import dedent
 from xml.etree import ElementTree as ET
@@ -27,7 +28,7 @@ def whole(run: Run, project: Project) -> str:
     for line in run.lines:
         if line.startswith(("platform ", "plugins: ", "cachedir: ")):
             continue
-        shown = re.sub(r"(?<=^stagebuild: engine docker ).*(?=\()", "", line).replace(str(project.root), "ROOT")
+        shown = re.sub(r"(?<=^stagebuild: engine )(\w+).*(?= \()", r"\1", line).replace(str(project.root), "ROOT")
         lines.append(steady(shown).rstrip())
     return "\n".join(line.strip("= ") if line.startswith("=") else line for line in lines).replace(" in 0.0s", "")
 
@@ -47,10 +48,6 @@ HEADER = """\
         configfile: pyproject.toml
         {collected}
 """
-FIRST = HEADER.format(why="auto: docker answers)", collected="collected 3 items").replace(
-    "docker (auto", "docker (auto"
-)
-
 
 KNOWN = "auto: docker holds the lockfile's checkpoints"
 
@@ -137,6 +134,43 @@ def test_a_plan_starts_nothing_and_says_what_would_run(project):
         """
     )
     assert not project.images()
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+def test_on_the_local_engine_the_base_image_is_this_machine(project):
+    header = HEADER.replace("docker", "local").replace("python:3.11-slim", "host")
+    plan = project.stagebuild("--stagebuild-plan")
+    assert whole(plan, project) == expect(
+        header.format(why="asked for", collected="collected 0 items")
+        + """\
+        base:    host
+        install: would run, first run
+        build:   would run, install would run
+        test:    would run, every time
+
+        no tests ran
+        """
+    )
+    run = project.stagebuild()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    assert f"base     host                             {python}, {this_release()}" in run.lines
+    assert whole(run, project).partition("\nbase ")[0] == expect(
+        header.format(why="asked for", collected="collected 3 items")
+        + """
+        stagebuild install: echo installing > installed.txt  (first run)
+        stagebuild install: ran 0.0s, deps-installed 00000000
+        stagebuild build: cat installed.txt module.txt  (first run)
+        stagebuild build: ran 0.0s, build-complete 00000000
+        stagebuild test: echo testing; test ! -e failing
+        stagebuild test: ran 0.0s                                                                    [100%]
+        stagebuild
+        """
+    )
+
+
+def this_release() -> str:
+    release = platform.freedesktop_os_release()
+    return f"{release['NAME']} {release['VERSION_ID']}" if "VERSION_ID" in release else release["NAME"]
 
 
 def test_the_output_of_commands_is_shown_as_it_comes_with_v_and_with_s(project):
