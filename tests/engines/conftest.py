@@ -135,6 +135,13 @@ def local_base(local: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def local_host(local: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> StoredImage:
+    """This machine's own system."""
+    with FileLock(shared_folder(tmp_path_factory) / "host.lock"):
+        return local.find_image("host") or local.pull_image("host", lambda _: None)
+
+
+@pytest.fixture(scope="session")
 def local_with_user(local: LocalEngine, local_base: StoredImage) -> Iterator[StoredImage]:
     """The base image with a named user and an environment."""
     with local.sandbox(local_base, labels={}, network=False, life=300) as sandbox:
