@@ -42,7 +42,7 @@ def folder() -> Iterator[Path]:
 
 def refusal() -> str:
     with pytest.raises(EngineUnavailable) as caught:
-        connect("auto")
+        connect("docker")
     return str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_each_usual_socket_is_tried_where_nothing_is_configured(folder: Path) ->
     # In a mount namespace of its own, /run is empty.
     if os.geteuid() != 0:
         pytest.skip("hiding the usual socket needs root")
-    script = "from pytest_stagebuild.engines import connect; connect('auto')"
+    script = "from pytest_stagebuild.engines import connect; connect('docker')"
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "XDG_"))}
     ran = subprocess.run(
         [
