@@ -25,3 +25,12 @@ def shared_tmp_path(tmp_path: Path) -> Path:
             break
         folder.chmod(folder.stat().st_mode | 0o555)
     return tmp_path
+
+
+_LONGEST_FIRST = ("tests/trace/test_nothing_old_is_reused.py", "tests/integration/", "tests/trace/", "tests/engines/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it where several share the tests."""
+    order = {start: number for number, start in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: next((order[start] for start in order if item.nodeid.startswith(start)), len(order)))
