@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
-import select
 import tarfile
-import termios
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
-from pytest_stagebuild.engines.local.spawning import REFUSED, SetUpFailed, Spawned, Spawner
+from pytest_stagebuild.engines.local.exec import Execution, LocalBeside
+from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawned, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store
-from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage, Stream
+from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PIECE: Final = 1 << 20
-_TOLD: Final = 256
 _END_SEEN_WITHIN: Final = 5.0
 """Seconds within which a killed command must have ended."""
 
@@ -59,7 +56,7 @@ class LocalSandbox:
         self._one_user = bool(users["one"])
         self._owner: Owner | None = None
         self._beside: list[LocalBeside] = []
-        self._executions: list[_Execution] = []
+        self._executions: list[Execution] = []
         self._reading: Generator[bytes, None, None] | None = None
         self._spawned: Spawned | None = None
         self._folder: Path | None = None
@@ -163,7 +160,7 @@ class LocalSandbox:
             "uid": owner.uid, "gid": owner.gid, "groups": self._groups(owner),
         }  # fmt: skip
         killed_before = _killed_for_memory()
-        execution = _Execution(self._processes, request, output, self._place)
+        execution = Execution(self._processes, request, output, self._place)
         self._executions.append(execution)
         code = execution.wait(None if timeout is None else started + timeout)
         timed_out = code is None
@@ -254,7 +251,7 @@ class LocalSandbox:
         """
         self._ask({"do": "prove"}, [])
         request = {"do": "prove", "uid": 0, "gid": 0, "groups": []}
-        self._executions.append(_Execution(self._processes, request, lambda *_: None, self._place))
+        self._executions.append(Execution(self._processes, request, lambda *_: None, self._place))
         if self._executions[-1].wait(time.monotonic() + _ANSWERS_WITHIN) != 0:
             raise EngineError("a process could not be confined in it")
 
@@ -355,122 +352,6 @@ class LocalSandbox:
         names = {fields[0] for fields in people if len(fields) > 2 and fields[2] == str(owner.uid)}
         groups = (line.split(":") for line in self._text_of("/etc/group").splitlines())
         return [int(one[2]) for one in groups if len(one) > 3 and one[2].isdecimal() and names & {*one[3].split(",")}]
-
-
-class LocalBeside:
-    """See :class:`~pytest_stagebuild.engines.protocol.Beside`."""
-
-    def __init__(self, out: int, complaints: int) -> None:
-        self._out = out
-        self._complaints = complaints
-        self._printed = b""
-
-    def line(self, timeout: float) -> str | None:
-        deadline = time.monotonic() + timeout
-        while b"\n" not in self._printed:
-            left = max(0.0, deadline - time.monotonic())
-            piece = os.read(self._out, _PIECE) if _ready(self._out, left) else b""
-            if not piece:
-                return None
-            self._printed += piece
-        line, _, self._printed = self._printed.partition(b"\n")
-        return line.decode(errors="replace")
-
-    def complaint(self) -> str:
-        said = b""
-        while _ready(self._complaints, 0) and (piece := os.read(self._complaints, _PIECE)):
-            said += piece
-        return said.decode(errors="replace").strip().rpartition("\n")[2]
-
-    def close(self) -> None:
-        os.close(self._out)
-        os.close(self._complaints)
-
-
-class _Execution:
-    """A command that runs; what it prints is delivered while somebody waits for it."""
-
-    def __init__(self, processes: Spawned, request: Mapping[str, object], output: OutputSink, place: Path) -> None:
-        self._output = output
-        self._place = place
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
-        self._told, their_told = os.pipe()
-        self._streams: dict[int, Stream] = {out: "stdout", err: "stderr"}
-        self._open = [out, err, self._told]
-        for pipe in (out, err):
-            os.set_blocking(pipe, False)  # a process in the sandbox may read what it has written itself
-        for pipe in (their_out, their_err):
-            with suppress(OSError):
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIECE)
-        try:
-            processes.commands.send(request, [their_out, their_err, their_told])
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            for pipe in (their_out, their_err, their_told):
-                os.close(pipe)
-
-    def wait(self, deadline: float | None) -> int | None:
-        """The exit code, after all that the command has written was delivered; None when the deadline has passed."""
-        poll = select.poll()
-        for one in (*self._streams, self._told):
-            poll.register(one, select.POLLIN)
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return None
-            ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
-            for descriptor in ready - {self._told}:
-                with suppress(BlockingIOError):
-                    if piece := os.read(descriptor, _PIECE):
-                        self._output(self._streams[descriptor], piece)
-                    else:
-                        poll.unregister(descriptor)
-            # What it has written has been seen by now, but for what is still in the pipes.
-            if self._told in ready:
-                code = os.read(self._told, _TOLD).decode()
-                if not code:
-                    raise EngineError(
-                        "the sandbox ended while the command ran in it: somebody killed it, or the machine is short of "
-                        "memory. Run again."
-                    )
-                if code.startswith(REFUSED):
-                    number, _, name = code[len(REFUSED) :].partition(" ")
-                    raise SetUpFailed(name, int(number), self._place)
-                self._drain()
-                return int(code)
-
-    def _drain(self) -> None:
-        """Deliver what is in the pipes, and no more: what the command left running may go on writing for ever."""
-        for descriptor, stream in self._streams.items():
-            waiting = array.array("i", [0])
-            fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
-            left = waiting[0]
-            with suppress(BlockingIOError):
-                while left > 0 and (piece := os.read(descriptor, min(left, _PIECE))):
-                    left -= len(piece)
-                    self._output(stream, piece)
-
-    def close_if_over(self) -> bool:
-        """Close it where nobody can write any more, and say whether that is so."""
-        over = all(_ready(descriptor, 0) & select.POLLHUP for descriptor in self._streams)
-        if over:
-            self.close()
-        return over
-
-    def close(self) -> None:
-        for one in self._open:
-            os.close(one)
-        self._open.clear()
-
-
-def _ready(descriptor: int, timeout: float) -> int:
-    """What :func:`select.poll` says of a descriptor within ``timeout`` seconds, 0 where it is nothing."""
-    poll = select.poll()  # unlike select, for any number of open files
-    poll.register(descriptor, select.POLLIN)
-    return next((event for _, event in poll.poll(timeout * 1000)), 0)
 
 
 def _pieces(reading: int, complaints: int) -> Generator[bytes, None, None]:

@@ -85,8 +85,6 @@ class _First:
                 self._run(request, *descriptors)
             case "end":
                 wire.send(commands, self._end())
-            case "list":
-                wire.send(commands, {"running": [line for _, line in _processes()]})
 
     def reap(self) -> None:
         while True:
