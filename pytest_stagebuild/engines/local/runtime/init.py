@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _END_WITHIN = 4.0
 """Seconds that what is left may take to end."""
 
-_EXECUTED_WITHIN = 0.01
-"""Seconds in which what was just started has become what it is to be, and can be named so."""
+_STARTED_WITHIN = 0.5
+"""Seconds in which a process that was forked as the command ended has become what it is to be, and is named so."""
+
+_FORKED_ONLY = 0x40
+"""PF_FORKNOEXEC: https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1734"""
 
 _PIECE = 4096
 
@@ -111,12 +114,12 @@ class _First:
     def _end(self) -> dict[str, object]:
         ended: dict[int, str] = {}
         begun = time.monotonic()
-        if _processes():
-            time.sleep(_EXECUTED_WITHIN)
+        while any(one.starting for one in _processes()) and time.monotonic() - begun < _STARTED_WITHIN:
+            time.sleep(0.001)
         while running := _processes():
-            ended = {**dict(running), **ended}
+            ended = {**{one.pid: one.command_line for one in running}, **ended}
             if time.monotonic() - begun > _END_WITHIN:
-                return {"ended": list(ended.values()), "stuck": [line for _, line in running]}
+                return {"ended": list(ended.values()), "stuck": [one.command_line for one in running]}
             with suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
             self.reap()
@@ -163,8 +166,17 @@ def _confine(request: Request, *, groups: bool) -> None:
         confinement.filter_calls()
 
 
-def _processes() -> list[tuple[int, str]]:
-    """What runs besides this process, and its command line; named as ``ps`` does where that is blank."""
+class _Process:
+    """What runs besides this process; ``starting`` where it has not become what it is to be, or never will."""
+
+    def __init__(self, pid: int, command_line: str, *, starting: bool) -> None:
+        self.pid = pid
+        self.command_line = command_line
+        self.starting = starting
+
+
+def _processes() -> list[_Process]:
+    """All others, named as ``ps`` does where the command line is blank."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal() and name != "1":
@@ -175,7 +187,9 @@ def _processes() -> list[tuple[int, str]]:
                     before, _, after = file.read().rpartition(b")")
             except OSError:
                 continue
-            if after.split()[0] not in (b"Z", b"X"):
+            state, flags = after.split()[0], int(after.split()[6])
+            if state not in (b"Z", b"X"):
                 words = words or b"[" + before.partition(b"(")[2] + b"]"
-                found.append((int(name), words.decode(errors="backslashreplace").strip()))
+                text = words.decode(errors="backslashreplace").strip()
+                found.append(_Process(int(name), text, starting=bool(flags & _FORKED_ONLY)))
     return found
