@@ -161,7 +161,7 @@ def test_what_answers_and_is_no_engine_is_said_to_be_none(configured: pytest.Mon
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"tcp://127.0.0.1:{server.server_port}"
         configured.setenv("DOCKER_HOST", address)
         said = refusal()
