@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 def test_the_first_run_makes_both_checkpoints_and_the_second_reuses_them(project):
     first = project.stagebuild()
@@ -13,3 +15,12 @@ def test_the_first_run_makes_both_checkpoints_and_the_second_reuses_them(project
     assert second.code == 0
     assert second.outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
     assert len(project.checkpoints()) == len(project.images()) == 2
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
+def test_the_image_host_needs_no_engine_to_be_named(new_project):
+    project = new_project(engine="auto", image="host", install_cmd="true", build_cmd="true", test_cmd="true")
+    run = project.stagebuild("pyproject.toml::install")
+    assert run.code == 0, run.output
+    assert "(the only one for the image host)" in run.output
+    assert len(project.images()) == 1

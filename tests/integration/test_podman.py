@@ -11,7 +11,8 @@ from pathlib import Path
 
 import docker
 import pytest
-from projects import LONGEST, PYTHON_IMAGE, Project, making_projects
+from grounds import PYTHON_IMAGE, DockerGround
+from projects import LONGEST, Project, making_projects
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
@@ -54,14 +55,8 @@ def podman_image_with_user(podman: docker.DockerClient) -> str:
 def new_podman_project(
     tmp_path: Path, service: OwnPodman, podman: docker.DockerClient
 ) -> Iterator[Callable[..., Project]]:
-    with making_projects(tmp_path, podman) as make:
-
-        def make_there(**table: object) -> Project:
-            project = make(**table)
-            project.environ["DOCKER_HOST"] = service.address
-            return project
-
-        yield make_there
+    with making_projects(tmp_path, DockerGround(podman, environ={"DOCKER_HOST": service.address})) as make:
+        yield make
 
 
 @pytest.fixture
@@ -82,7 +77,7 @@ def test_what_a_first_run_makes_is_reused_with_the_lockfile_and_without(podman_p
     first = podman_project.stagebuild()
     assert (first.code, first.outcomes()) == (0, MADE)
     assert f"podman {podman.version()['Version']} at {podman_project.environ['DOCKER_HOST']}" in first.output
-    images = podman_project.images(podman)
+    images = podman_project.images()
     assert len(images) == 2
 
     second = podman_project.stagebuild()
@@ -94,7 +89,7 @@ def test_what_a_first_run_makes_is_reused_with_the_lockfile_and_without(podman_p
     third = podman_project.stagebuild()
     assert (third.code, third.outcomes()) == (0, KNOWN)
     assert set(podman_project.checkpoints()) == uuids
-    assert podman_project.images(podman) == images
+    assert podman_project.images() == images
 
 
 def test_a_stage_runs_again_for_a_file_that_it_used_and_for_no_other(podman_project):
@@ -106,11 +101,11 @@ def test_a_stage_runs_again_for_a_file_that_it_used_and_for_no_other(podman_proj
     assert "other code" in run.output
 
 
-def test_a_failed_build_says_where_to_resume_and_is_resumed_there(podman_project, podman):
+def test_a_failed_build_says_where_to_resume_and_is_resumed_there(podman_project):
     failed = podman_project.stagebuild("--stagebuild-build-cmd=echo wrong >&2; exit 3")
     assert (failed.code, failed.outcomes()) == (1, {"install": "ran", "build": "FAILED", "test": "skipped"})
     assert "wrong" in failed.output
-    assert len(podman_project.images(podman)) == 1
+    assert len(podman_project.images()) == 1
 
     resumed = podman_project.stagebuild("--stagebuild-from=deps-installed")
     assert (resumed.code, resumed.outcomes()) == (0, {"install": "FORCED", "build": "ran", "test": "ran"})
@@ -126,7 +121,7 @@ def test_the_image_says_nothing_of_commands_and_secrets(new_podman_project, podm
     )
     assert project.stagebuild(env={"TOKEN": "canary-4711"}).code == 0
     base = podman.api.inspect_image(PYTHON_IMAGE)["Config"]
-    for image in project.images(podman):
+    for image in project.images():
         inspection, history = podman.api.inspect_image(image), podman.api.history(image)
         said = json.dumps([inspection, history])
         assert "canary-4711" not in said
@@ -139,12 +134,12 @@ def test_pruning_removes_what_nothing_needs_and_keeps_what_a_checkpoint_stands_o
     podman_project.stagebuild()
     podman_project.write({"module.txt": "other code\n"})
     podman_project.stagebuild("--stagebuild-prune=1")
-    assert len(podman_project.images(podman)) == len(podman_project.checkpoints()) == 2
+    assert len(podman_project.images()) == len(podman_project.checkpoints()) == 2
     assert podman_project.stagebuild().outcomes() == KNOWN
     assert podman.images.get(PYTHON_IMAGE)
 
 
-def test_no_container_is_left_5_seconds_after_kill_9(new_podman_project, podman):
+def test_no_container_is_left_5_seconds_after_kill_9(new_podman_project):
     project = new_podman_project(
         image=PYTHON_IMAGE, install_cmd="trap '' TERM HUP; echo started; sleep 300", build_cmd="true", test_cmd="true"
     )
@@ -154,10 +149,10 @@ def test_no_container_is_left_5_seconds_after_kill_9(new_podman_project, podman)
     while not (log.exists() and "started" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert project.containers(podman)
+    assert project.sandboxes()
     process.kill()
     deadline = time.monotonic() + 5
-    while project.containers(podman):
+    while project.sandboxes():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

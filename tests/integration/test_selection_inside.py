@@ -89,6 +89,7 @@ TWO = ["tests/test_two.py::test_third", "tests/test_two.py::test_fails"]
         ("local", ["tests/test_one.py::test_second[c d]", "tests/test_two.py::test_third"], [ONE[2], TWO[0]]),
     ],
     indirect=["ground"],
+    scope="module",
 )
 def test_what_is_selected_outside_runs_inside(shared, arguments, expected):
     run = shared.stagebuild("-v", *arguments)
