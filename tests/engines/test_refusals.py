@@ -150,8 +150,12 @@ def test_auto_lists_each_engine_and_why_it_cannot_be_used() -> None:
 @_NAMESPACES
 def test_pytest_ends_with_4_where_no_engine_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "none"\nversion = "1"\n')
-    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none", "PYTEST_STAGEBUILD_STORE": str(tmp_path / "store"),
-                   "PYTHONPATH": str(Path(pytest_stagebuild.__file__).parents[1])}  # fmt: skip
+    environment = {
+        **os.environ,
+        "DOCKER_HOST": f"unix://{tmp_path}/none",
+        "PYTEST_STAGEBUILD_STORE": str(tmp_path / "store"),
+        "PYTHONPATH": str(Path(pytest_stagebuild.__file__).parents[1]),
+    }
     command = [sys.executable, "-c", _WITHOUT, "272", "1", sys.executable, "-m", "pytest", "--stagebuild-source=."]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=60
