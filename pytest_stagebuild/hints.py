@@ -66,8 +66,8 @@ _KNOWN: Final = (
     ),
     _Known(
         r"(?:chown|chgrp|apt|dpkg|tar|setegid|seteuid|setgroups).*Invalid argument",
-        "For an ordinary user the local engine has one user in its sandboxes: no file there can belong to another. Run as "
-        "root, or with --stagebuild-engine=docker.",
+        "For an ordinary user the local engine has one user in its sandboxes: no file there can belong to another. Run "
+        "as root, or with --stagebuild-engine=docker.",
     ),
     _Known(
         r"(?i)No space left on device",
