@@ -59,6 +59,17 @@ _KNOWN: Final = (
         "PIP_INDEX_URL and PIP_EXTRA_INDEX_URL; another Python comes with --stagebuild-image.",
     ),
     _Known(
+        r"Read-only file system|EROFS|Could not open lock file /var/lib/\S+ - open \(2: No such file",
+        "The system here is a part of this machine, which is read-only: only the source, the virtual environment and "
+        "HOME can be written to. Where a command must change more, take a full image: with "
+        "--stagebuild-engine=docker, or one that was saved (--stagebuild-image=./image.tar).",
+    ),
+    _Known(
+        r"(?:chown|chgrp|apt|dpkg|tar|setegid|seteuid|setgroups).*Invalid argument",
+        "For an ordinary user the local engine has one user in its sandboxes: no file there can belong to another. Run "
+        "as root, or with --stagebuild-engine=docker.",
+    ),
+    _Known(
         r"(?i)No space left on device",
         "The engine's disk is full: --stagebuild-prune=1 removes older checkpoints, `docker system df` shows the rest.",
     ),
