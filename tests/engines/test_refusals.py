@@ -194,3 +194,53 @@ def test_what_was_proved_here_is_proved_again_by_another_user_namespace(tmp_path
     subprocess.run([sys.executable, "-c", _CONNECT], env=environment, check=True, timeout=120)
     said = refused(tmp_path / "store", sys.executable, "-c", _WITHOUT, "272", "1")
     assert "could not make a user namespace" in said
+
+
+_FEW_USERS = """
+import ctypes, os, sys
+(made, make), (mapped, map) = os.pipe(), os.pipe()
+pid = os.fork()
+if not pid:
+    assert ctypes.CDLL(None).unshare(0x10000000) == 0
+    os.write(make, b".")
+    os.read(mapped, 1)
+    os.execvp(sys.argv[1], sys.argv[1:])
+os.read(made, 1)
+for name in ("uid_map", "gid_map"):
+    with open(f"/proc/{pid}/{name}", "w") as file:
+        file.write("0 0 65536")
+os.write(map, b".")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+_READS = """
+from pytest_stagebuild.engines.local import LocalEngine
+engine = LocalEngine.connect()
+image = engine.find_image("host") or engine.pull_image("host", print)
+with engine.sandbox(image, labels={}, network=False, life=60) as one:
+    one.start()
+    one.run("cat /etc/root; id -u; cat /etc/all", cwd="/", env={}, timeout=60, output=lambda _, piece: print(piece))
+engine.close()
+"""
+
+
+@_NAMESPACES
+def test_root_of_a_container_with_few_users_takes_nobody_and_reads_nothing_of_roots(tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    script = f"""
+mount -t tmpfs -o mode=755 tmpfs {tmp_path}
+mkdir {etc}; chmod 755 {etc}; cp -r /etc/ld.so* /etc/passwd /etc/group /etc/alternatives {etc}
+echo secret >{etc}/root; chmod 600 {etc}/root; echo public >{etc}/all; chmod 644 {etc}/all
+mount --bind {etc} /etc
+exec "$@"
+"""
+    environment = {
+        **os.environ,
+        "PYTEST_STAGEBUILD_STORE": str(tmp_path / "store"),
+        "PYTHONPATH": str(Path(pytest_stagebuild.__file__).parents[1]),
+    }
+    around = [sys.executable, "-c", _FEW_USERS, "unshare", "--mount", "/bin/sh", "-ec", script, "sh"]
+    command = [*around, sys.executable, "-c", _READS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert "secret" not in done.stdout
+    assert "0\\npublic" in done.stdout.replace("'\nb'", ""), done.stderr
