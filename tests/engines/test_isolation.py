@@ -360,6 +360,9 @@ while True:
 """
     with on_host.started() as sandbox:
         assert run(sandbox, python(program), timeout=2).exit.timed_out
+        # Only a race shows it from outside: what was there to be read is gone, and nothing more is written.
+        run(sandbox, "sleep 100 &")
+        assert [os.get_blocking(stream) for stream in sandbox._executions[-1]._streams] == [False, False]
 
 
 def test_the_umask_of_the_run_does_not_shut_the_sandbox(
