@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
-from pytest_stagebuild.engines.local.store import LocalImage, Store, flat_name
+from pytest_stagebuild.engines.local.store import SCHEMA, LocalImage, Store, flat_name
 from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
 
@@ -65,7 +65,8 @@ class LocalEngine:
         folder = Path(place).absolute() if place else cache_folder() / "local"
         # What others own has other owners in it than what is the user's own.
         kind = {0: "user", _NOBODY: "nobody"}.get(shift, "root")
-        engine = cls(Store(folder / kind, shift=shift), users)
+        # And what another version of this package wrote is not to be taken for damaged.
+        engine = cls(Store(folder / f"{kind}-{SCHEMA}", shift=shift), users)
         try:
             engine._prove()
         except BaseException:

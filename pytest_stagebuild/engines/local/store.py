@@ -34,7 +34,8 @@ from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, th
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage
 from pytest_stagebuild.errors import EngineUnavailable
 
-_SCHEMA: Final = 1
+SCHEMA: Final = 1
+"""Goes up whenever what the store holds gets another shape."""
 
 _CLOSING: Final = 10.0
 """Seconds that the end of a run waits for what was made to be on disk, and for what was thrown away to be gone."""
@@ -61,14 +62,14 @@ class LocalImage:
     title: str = ""
 
     def to_bytes(self) -> bytes:
-        return json.dumps({"schema": _SCHEMA, **asdict(self)}, sort_keys=True).encode()
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LocalImage:
         """Raises ``ValueError`` for anything that :meth:`to_bytes` does not write."""
         try:
             value = json.loads(data)
-            if value.pop("schema") != _SCHEMA:
+            if value.pop("schema") != SCHEMA:
                 raise ValueError("another schema")
             config = value["config"]
             for name in _WORDS:
