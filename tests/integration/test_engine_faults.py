@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from projects import Project, Run, making_projects
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from own_engine import IMAGE, OwnEngine, own_engine
+
+from pytest_stagebuild.engines.local.engine import STORE_VARIABLE
 
 # The SDK leaves a socket open where its connection to an engine that has ended is refused.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
@@ -145,7 +148,13 @@ def prune_everything(own: OwnEngine) -> None:
 NO_ENGINE = """\
 no Docker engine answers. Tried:
   unix://{folder}/none.sock (from DOCKER_HOST): absent (no such socket)
-Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs."""
+Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs.
+the local engine cannot keep its store at {folder}/project/pyproject.toml/{user}: Not a directory. \
+Name a folder of yours on a local disk in PYTEST_STAGEBUILD_STORE."""
+
+
+def no_engine(folder: Path) -> str:
+    return NO_ENGINE.format(folder=folder, user="user" if os.geteuid() else "root")
 
 
 @pytest.fixture
@@ -154,13 +163,14 @@ def without_engine(tmp_path: Path, on_docker: Ground) -> Project:
     project.root.mkdir()
     project.table()
     project.environ |= {"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "PATH": "/usr/bin:/bin"}
+    project.environ[STORE_VARIABLE] = str(project.root / "pyproject.toml")
     return project
 
 
 def test_no_engine_ends_a_run_before_it_begins(without_engine, tmp_path):
     run = without_engine.stagebuild()
     assert run.code == 4
-    assert run.output.strip() == "ERROR: " + NO_ENGINE.format(folder=tmp_path)
+    assert run.output.strip() == "ERROR: " + no_engine(tmp_path)
 
 
 def test_no_engine_is_an_error_of_the_test_that_asked_for_one(without_engine, tmp_path):
@@ -168,4 +178,4 @@ def test_no_engine_is_an_error_of_the_test_that_asked_for_one(without_engine, tm
     run = without_engine.pytest()
     assert run.code == 1
     assert "ERROR at setup of test_it" in run.output
-    assert NO_ENGINE.format(folder=tmp_path) in run.output
+    assert no_engine(tmp_path) in run.output
