@@ -195,7 +195,13 @@ REAL = {
 """The fixtures of each engine and of an image on it, without a USER or with one."""
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in REAL])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.engine)
+        for name in REAL
+        if name not in ("podman-user", "podman-rootless")  # each takes a minute, and does what podman-root does
+    ]
+)
 def real(request: pytest.FixtureRequest, world_of: Callable[[Engine, StoredImage], World]) -> World:
     """Each real engine, on an image without a USER and on one with it."""
     engine, image = REAL[request.param]
