@@ -61,7 +61,6 @@ def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package)
     assert "3 passed" in run.stdout
 
 
-@on_each_engine
 def test_poetry_package_brings_its_coverage_out(new_copy):
     project = new_copy(HERE / "examples" / "poetry-package")
     run = project.stagebuild(*project.apart)
@@ -92,7 +91,7 @@ def test_fixtures_run_beside_the_tests_in_the_container(fixtures):
     assert "tests/test_images.py" not in log(fixtures, "test")
 
 
-@on_each_engine
+@pytest.mark.parametrize("ground", ["local"], indirect=True)
 def test_fixtures_run_alone_and_the_images_are_made_for_those_that_ask(fixtures):
     run = fixtures.pytest("-rA", *fixtures.apart)
     assert run.code == 0, run.output
