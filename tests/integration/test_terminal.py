@@ -294,7 +294,7 @@ def test_other_plugins_hear_of_stages_and_bring_engines(project, tmp_path):
     ]
     unknown = project.stagebuild("--stagebuild-engine=yours", env=env)
     assert unknown.code == 4
-    assert "unknown engine 'yours'. Known: auto, docker, mine." in unknown.output
+    assert "unknown engine 'yours'. Known: auto, docker, local, mine." in unknown.output
 
 
 def test_a_source_may_be_named_from_below_it(project):
