@@ -232,7 +232,7 @@ def test_an_upgraded_host_is_another_image(monkeypatch: pytest.MonkeyPatch, tmp_
     packages = tmp_path / "status"
     packages.write_text("Package: one")
     monkeypatch.setattr(host, "_PACKAGES", (str(packages),))
-    before = host.this_host()
-    assert host.this_host() == before
+    before = host.this_host(tmp_path)
+    assert host.this_host(tmp_path) == before
     packages.write_text("Package: two")
-    assert host.this_host().digest != before.digest
+    assert host.this_host(tmp_path).digest != before.digest

@@ -165,9 +165,9 @@ def test_what_is_read_after_the_command_has_ended_counts_too(new_place: NewPlace
     )
     fill(place)
     _, served = place.served()
-    # An engine may be so fast to end what was left that nothing is read any more.
-    read = ["used.txt"] if served["out/read"][1] else []
-    assert place.inputs("install")["files"] == ["pkg/used.py", *read]
+    # An engine may be so fast to end what was left that nothing is read any more, or is read and not yet told.
+    read = {"used.txt"} if served["out/read"][1] else set()
+    assert {"pkg/used.py"} | read <= set(place.inputs("install")["files"]) <= {"pkg/used.py", "used.txt"}
 
 
 def test_alpine_is_traced(new_place: NewPlace, alpine: StoredImage) -> None:
