@@ -145,12 +145,15 @@ def _is_dynamic(files: ProjectFiles) -> bool:
 
 def _requirements(files: ProjectFiles) -> list[str]:
     """What the build needs of setuptools-scm: the specifiers after its name."""
-    from packaging.requirements import InvalidRequirement, Requirement
+    requires = table_at(files.pyproject, "build-system").get("requires")
+    lines = [line for line in requires if "scm" in str(line).lower()] if isinstance(requires, list) else []
+    if not lines:
+        return []
+    from packaging.requirements import InvalidRequirement, Requirement  # 15 ms, which few projects need
     from packaging.utils import canonicalize_name
 
-    requires = table_at(files.pyproject, "build-system").get("requires")
     found = []
-    for line in requires if isinstance(requires, list) else []:
+    for line in lines:
         try:
             requirement = Requirement(str(line))
         except InvalidRequirement:
