@@ -95,7 +95,7 @@ class LocalEngine:
         return True
 
     def describe(self) -> str:
-        return f"local, store {self._store.path}"
+        return f"local, store {_shown(self._store.path)}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         name = self._host.name if reference == HOST else _stored_name(reference)
@@ -268,6 +268,14 @@ class LocalEngine:
             with suppress(OSError):
                 self._store.remove_image(image.id)
         self._store.now_proven()
+
+
+def _shown(path: Path) -> str:
+    """A path with the user's home folder as ``~``."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):
+        return str(path)
 
 
 def _stored_name(reference: str) -> str:
