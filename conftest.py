@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -34,3 +35,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process is left alone with it where several share the tests."""
     order = {start: number for number, start in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: next((order[start] for start in order if item.nodeid.startswith(start)), len(order)))
+
+
+SKIP_NOTHING = "STAGEBUILD_SKIP_NOTHING"
+"""Set where the machine has all that the tests need: a skip then hides what is broken, an engine's own words included."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run in which a test was skipped has failed."""
+    if _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say why."""
+    if count := _skipped(config):
+        terminalreporter.write_line(f"{count} tests were skipped, and {SKIP_NOTHING} is set", red=True)
+
+
+def _skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    wanted = os.environ.get(SKIP_NOTHING) and not hasattr(config, "workerinput")
+    return len(reporter.stats.get("skipped", ())) if wanted and reporter else 0
