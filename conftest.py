@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SKIP_NOTHING = "STAGEBUILD_SKIP_NOTHING"
-"""Set where the machine has all that the tests need: a skip then hides what is broken, an engine's own words included."""
+"""Set where the machine has all that the tests need: a skip then hides what is broken, whatever reason it gives."""
 
 
 @pytest.hookimpl(trylast=True)
