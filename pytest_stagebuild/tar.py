@@ -6,7 +6,7 @@ import io
 import posixpath
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 
 def archive_of(files: Mapping[str, bytes]) -> bytes:
@@ -50,6 +50,15 @@ def read_file(archive: bytes) -> bytes:
         if top is not None and top.isreg() and (file := tar.extractfile(top)) is not None:
             return file.read()
     raise ValueError("the archive is not one of a file")
+
+
+def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    """What a member holds, in pieces: of a link its target, of a folder or device nothing."""
+    if member.issym() or member.islnk():
+        yield member.linkname.encode("utf-8", "surrogateescape")
+    elif member.isreg() and (file := archive.extractfile(member)):
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 class IterableFile(io.RawIOBase):

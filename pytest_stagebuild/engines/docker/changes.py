@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
 from pytest_stagebuild.errors import EngineError
-from pytest_stagebuild.tar import IterableFile
+from pytest_stagebuild.tar import IterableFile, content_of
 
 _ADDED: Final = 1
 _DELETED: Final = 2
@@ -67,19 +67,11 @@ def _members(
                 if member.isdir() and number == 0 and folder != "/" and kind != _ADDED:
                     return
                 if kind == _ADDED or (kind is not None and not member.isdir()):
-                    yield path, _content(archive, member)
+                    yield path, content_of(archive, member)
     except tarfile.TarError as error:
         raise EngineError(f"the engine gave a broken archive: {error}. Run again.") from error
     finally:
         pieces.close()
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    if member.issym() or member.islnk():
-        yield member.linkname.encode("utf-8", "surrogateescape")
-    elif member.isreg() and (file := archive.extractfile(member)):
-        while piece := file.read(1 << 20):
-            yield piece
 
 
 def _as_json_has_it(path: str) -> str:

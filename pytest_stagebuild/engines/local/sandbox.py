@@ -21,7 +21,7 @@ from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, S
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
-from pytest_stagebuild.tar import IterableFile, read_file
+from pytest_stagebuild.tar import IterableFile, content_of, read_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -200,7 +200,7 @@ class LocalSandbox:
         try:
             with tarfile.open(fileobj=IterableFile(pieces), mode="r|", bufsize=_PIECE) as archive:
                 for member in archive:
-                    yield f"/{member.name}", _content(archive, member)
+                    yield f"/{member.name}", content_of(archive, member)
         except tarfile.TarError as error:
             raise EngineError(f"the sandbox gave a broken archive: {error}. Run again.") from error
         finally:
@@ -365,14 +365,6 @@ def _pieces(reading: int, complaints: int) -> Generator[bytes, None, None]:
     finally:
         os.close(reading)
         os.close(complaints)
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    if member.issym() or member.islnk():
-        yield member.linkname.encode("utf-8", "surrogateescape")
-    elif member.isreg() and (file := archive.extractfile(member)):
-        while piece := file.read(_PIECE):
-            yield piece
 
 
 def _killed_for_memory() -> int:
