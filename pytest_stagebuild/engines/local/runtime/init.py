@@ -6,12 +6,11 @@ Signals from inside do not reach it, SIGKILL included: https://man7.org/linux/ma
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from contextlib import suppress
 
-from . import confinement, kernel, root, wire
+from . import confinement, kernel, root, serving, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ _STARTED_WITHIN = 0.5
 _FORKED_ONLY = 0x40
 """PF_FORKNOEXEC: https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1734"""
 
-_PIECE = 4096
-
 READY = "ready"
 
 REFUSED = "!"
@@ -44,12 +41,6 @@ def serve(place: root.Root, commands: socket.socket, ready: int, adopted: int, *
     """
     os.setsid()
     os.chdir("/")
-    waking, wake = os.pipe()
-    for one in (waking, wake):
-        os.set_blocking(one, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     place.mount_proc()
     kernel.forbid_inspection()
     with root.step("keep to the sandbox's own sockets"):
@@ -60,19 +51,8 @@ def serve(place: root.Root, commands: socket.socket, ready: int, adopted: int, *
     os.close(adopted)
     kernel.die_with_parent()
     first = _First(groups=groups)
-    poll = select.poll()
-    poll.register(commands, select.POLLIN)
-    poll.register(waking, select.POLLIN)
-    while True:
-        for descriptor, _ in poll.poll():
-            if descriptor == waking:
-                os.read(waking, _PIECE)
-                first.reap()
-                continue
-            message = wire.receive(commands)
-            if message is None:
-                os._exit(0)
-            first.answer(commands, *message)
+    serving.serve(commands, lambda *request: first.answer(commands, *request), first.ended)
+    os._exit(0)
 
 
 class _First:
@@ -89,19 +69,12 @@ class _First:
             case "end":
                 wire.send(commands, self._end())
 
-    def reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if (told := self._running.pop(pid, None)) is not None:
-                code = os.waitstatus_to_exitcode(status)
-                with suppress(BrokenPipeError):  # whoever asked has lost patience
-                    os.write(told, b"%d" % (code if code >= 0 else 128 - code))
-                os.close(told)
+    def ended(self, pid: int, status: int) -> None:
+        if (told := self._running.pop(pid, None)) is not None:
+            code = os.waitstatus_to_exitcode(status)
+            with suppress(BrokenPipeError):  # whoever asked has lost patience
+                os.write(told, b"%d" % (code if code >= 0 else 128 - code))
+            os.close(told)
 
     def _run(self, request: Request, out: int, err: int, told: int) -> None:
         pid = os.fork()
@@ -122,7 +95,7 @@ class _First:
                 return {"ended": list(ended.values()), "stuck": [one.command_line for one in running]}
             with suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            self.reap()
+            serving.reap(self.ended)
             time.sleep(0.001)
         return {"ended": list(ended.values()), "stuck": []}
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import ctypes  # noqa: F401 - this and the next: what programs of ours that run beside the user's commands import
 import mmap  # noqa: F401
 import os
-import select
 import signal
 import socket
 import sys
 from importlib.machinery import BuiltinImporter
 
-from . import kernel, supervisor, wire
+from . import kernel, serving, supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,27 +26,18 @@ def main(descriptor: int) -> None:
     os.umask(0o022)
     asked = socket.socket(fileno=descriptor)
     asked.set_inheritable(False)
-    waking, wake = os.pipe()
-    for one in (waking, wake):
-        os.set_blocking(one, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    poll = select.poll()
-    poll.register(asked, select.POLLIN)
-    poll.register(waking, select.POLLIN)
     living: dict[int, int] = {}
-    while True:
-        for ready, _ in poll.poll():
-            if ready == waking:
-                os.read(waking, 4096)
-                _reap(living)
-                continue
-            message = wire.receive(asked)
-            if message is None:
-                return
-            pid, ended = _sandbox(asked, living, *message)
-            living[pid] = ended
+
+    def answer(spec: dict[str, Any], descriptors: list[int]) -> None:
+        pid, ended = _sandbox(asked, living, spec, descriptors)
+        living[pid] = ended
+
+    def ended(pid: int, _: int) -> None:
+        # The pipe of a sandbox is closed with it: that is how others know.
+        if pid in living:
+            os.close(living.pop(pid))
+
+    serving.serve(asked, answer, ended)
 
 
 def _import_no_more() -> None:
@@ -58,23 +48,10 @@ def _import_no_more() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is BuiltinImporter]
 
 
-def _reap(living: dict[int, int]) -> None:
-    """Close the pipes of the sandboxes that have ended: that is how others know."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        if pid in living:
-            os.close(living.pop(pid))
-
-
 def _sandbox(
     asked: socket.socket, living: dict[int, int], spec: dict[str, Any], descriptors: list[int]
 ) -> tuple[int, int]:
-    serving, commands, ended = descriptors
+    files, commands, ended = descriptors
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
     pid = os.fork()
@@ -94,13 +71,13 @@ def _sandbox(
                 if answer != b"+":
                     raise OSError(int(answer or b"0"), "the kernel refused the map")
 
-            supervisor.supervise(spec, socket.socket(fileno=serving), socket.socket(fileno=commands), map_users)
+            supervisor.supervise(spec, socket.socket(fileno=files), socket.socket(fileno=commands), map_users)
             code = 0
         except BrokenPipeError:
             pass  # nobody wants it any more
         finally:
             os._exit(code)
-    for one in (serving, commands, to_parent, from_parent):
+    for one in (files, commands, to_parent, from_parent):
         os.close(one)
     # Only a process out here may map more than itself.
     if os.read(from_child, 1):
