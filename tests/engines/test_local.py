@@ -236,3 +236,12 @@ def test_an_upgraded_host_is_another_image(monkeypatch: pytest.MonkeyPatch, tmp_
     assert host.this_host(tmp_path) == before
     packages.write_text("Package: two")
     assert host.this_host(tmp_path).digest != before.digest
+
+
+def test_an_image_that_breaks_off_leaves_nothing_in_the_store(local: LocalEngine, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(saved([], [busybox(SHELL), b"garbled" * 999]))
+    before = {image.id for image in local._store.images()}
+    with pytest.raises(EngineError):
+        local.pull_image(str(path), lambda _: None)
+    assert {image.id for image in local._store.images()} == before

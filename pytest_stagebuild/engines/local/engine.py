@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -164,10 +164,8 @@ class LocalEngine:
             return image
         name = flat_name(image.id)
         if (flat := self._store.find(name)) is None:
-            files = [path for path in image.binds if not os.path.isdir(path)]
-            folders = {**_PLACES, **{path: 0o755 for path in image.binds if os.path.isdir(path)}}
-            ground = self._blank(folders, files)
             with (
+                self._blank(*_places(image.binds)) as ground,
                 self._sandbox_on(image, labels={}, network=False, life=_PREPARING) as deep,
                 self._sandbox(ground, labels={}, network=False, life=_PREPARING) as new,
             ):
@@ -180,8 +178,7 @@ class LocalEngine:
 
         name = name_of(reference)
         binds = network_files()
-        with content_of(reference) as content:
-            ground = self._blank(_PLACES, [], config=content.config)
+        with content_of(reference) as content, self._blank(_PLACES, [], config=content.config) as ground:
             received = 0
 
             def counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -199,16 +196,17 @@ class LocalEngine:
                 made = sandbox.commit_as((name, *new), content.digests, title=content.title, binds=binds)
         return self._store.stored(made)
 
+    @contextmanager
     def _blank(
         self,
         folders: Mapping[str, int],
         files: Sequence[str],
         links: Mapping[str, str] = MappingProxyType({}),
         **more: Any,  # noqa: ANN401 - any field of an image
-    ) -> LocalImage:
-        """An image of one layer that holds nothing but places to mount on."""
+    ) -> Iterator[LocalImage]:
+        """An image of one layer that holds only places to mount on; it stays where another comes to stand on it."""
         ground = self._store.make_layer(folders, files, links)
-        return self._store.publish(
+        image = self._store.publish(
             ground,
             LocalImage(
                 **{
@@ -225,16 +223,21 @@ class LocalEngine:
                 }
             ),
         )
+        try:
+            yield image
+        finally:
+            with suppress(OSError):
+                self._store.remove_image(image.id)
 
     def _make_host(self) -> StoredImage:
         host = self._host
-        folders = {**_PLACES}
-        folders |= {path: 0o755 for path in host.binds if os.path.isdir(path)}
-        files = [path for path in host.binds if not os.path.isdir(path)]
+        folders, files = _places(host.binds)
         more = {"config": host.config, "binds": host.binds, "layers": (f"host:{host.digest}",), "title": host.title}
-        skeleton = self._blank(folders, files, host.links, **more)
         said: list[bytes] = []
-        with self._sandbox(skeleton, labels={}, network=False, life=_PREPARING) as sandbox:
+        with (
+            self._blank(folders, files, host.links, **more) as skeleton,
+            self._sandbox(skeleton, labels={}, network=False, life=_PREPARING) as sandbox,
+        ):
             ended = sandbox.run(
                 f"'{host.python}' -I -m venv {VENV}",
                 cwd="/",
@@ -256,18 +259,23 @@ class LocalEngine:
         """Take the steps that a sandbox takes, once after each start of the machine."""
         if self._store.proven():
             return
-        image = self._blank({"/dev": 0o755, "/proc": 0o755, "/probe": 0o755}, ["/probe/file"])
         try:
-            with self._sandbox(image, labels={}, network=False) as sandbox:
+            with (
+                self._blank({"/dev": 0o755, "/proc": 0o755, "/probe": 0o755}, ["/probe/file"]) as image,
+                self._sandbox(image, labels={}, network=False) as sandbox,
+            ):
                 sandbox.prove()
         except SetUpFailed as failed:
             raise EngineUnavailable(str(failed)) from failed
         except EngineError as error:
             raise EngineUnavailable(f"the local engine does not work here: {error}") from error
-        finally:
-            with suppress(OSError):
-                self._store.remove_image(image.id)
         self._store.now_proven()
+
+
+def _places(binds: Iterable[str]) -> tuple[dict[str, int], list[str]]:
+    """The folders, with their modes, and the files that a sandbox needs to show these paths of the host."""
+    folders = {path: 0o755 for path in binds if os.path.isdir(path)}
+    return {**_PLACES, **folders}, [path for path in binds if path not in folders]
 
 
 def _shown(path: Path) -> str:
