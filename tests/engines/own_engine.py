@@ -13,26 +13,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import docker
 import pytest
 from bare import busybox
-
-from pytest_stagebuild.engines.docker import DockerEngine
+from own_service import OwnService
 
 APPLETS = ("sh", "rm", "cat", "cp", "sleep", "timeout", "test", "head", "mkdir", "rmdir", "sync", "kill")
 IMAGE = "stagebuild-test-busybox:1"
 _PATIENCE = 60.0
 
 
-class OwnEngine:
+class OwnEngine(OwnService):
     """A dockerd that shares nothing with another; ``address`` is its socket.
 
     It has a network of its own, unless it is to reach what listens ``on_this_host``. With ``size`` its data lie in a
     file system of so many bytes. Nothing of it is left once it is closed. Where it ends in the middle of something the
     SDK leaves sockets open, of which Python warns.
     """
+
+    patience = _PATIENCE
 
     def __init__(self, *arguments: str, size: int | None = None, on_this_host: bool = False) -> None:
         if os.geteuid() != 0 or shutil.which("dockerd") is None:
@@ -97,27 +97,6 @@ class OwnEngine:
                 self._end(lambda words: words.startswith(b"containerd\0"))
                 for name in ("containerd.pid", "containerd.sock"):
                     (self.folder / "exec/containerd" / name).unlink(missing_ok=True)
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")[-3000:]
-
-    @contextmanager
-    def client(self) -> Iterator[docker.APIClient]:
-        client = docker.APIClient(base_url=self.address, version="auto", timeout=_PATIENCE)
-        try:
-            yield client
-        finally:
-            client.close()
-
-    @contextmanager
-    def connected(self) -> Iterator[DockerEngine]:
-        with mock.patch.dict(os.environ, {"DOCKER_HOST": self.address}):
-            engine = DockerEngine.connect()
-        try:
-            yield engine
-        finally:
-            engine.close()
 
     def load(self, name: str = IMAGE) -> None:
         """Bring in an image with a busybox."""

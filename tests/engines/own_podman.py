@@ -13,12 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import docker
 import pytest
-
-from pytest_stagebuild.engines.docker import DockerEngine
+from own_service import OwnService
 
 _PATIENCE = 60.0
 
@@ -76,11 +74,13 @@ unqualified-search-registries = ["docker.io"]
 """
 
 
-class OwnPodman:
+class OwnPodman(OwnService):
     """A ``podman system service``, of root or of another user; ``address`` is its socket.
 
     Nothing of it is left once it is closed.
     """
+
+    patience = 300
 
     def __init__(self, *, rootless: bool = False) -> None:
         if os.geteuid() != 0:
@@ -137,27 +137,6 @@ class OwnPodman:
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")[-3000:]
-
-    @contextmanager
-    def client(self) -> Iterator[docker.APIClient]:
-        client = docker.APIClient(base_url=self.address, version="auto", timeout=300)
-        try:
-            yield client
-        finally:
-            client.close()
-
-    @contextmanager
-    def connected(self) -> Iterator[DockerEngine]:
-        with mock.patch.dict(os.environ, {"DOCKER_HOST": self.address}):
-            engine = DockerEngine.connect()
-        try:
-            yield engine
-        finally:
-            engine.close()
 
     def bring(self, image: str, source: docker.APIClient) -> None:
         """Bring in an image that another engine has."""
