@@ -132,9 +132,11 @@ def whole_run(engine: str, project: Path, *arguments: str) -> None:
 
 def pytest(folder: Path, codes: tuple[int, ...], *arguments: str) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else both sides compile every module, as no user's do
     environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"}
-    # A salt of its own for each copy, or the second one would find the first one's checkpoints.
-    own = [f"--stagebuild-env=COPY={folder.name}"] if arguments else []
+    # A salt of its own for each copy, or the second one would find the first one's checkpoints: of this benchmark's
+    # last time too.
+    own = [f"--stagebuild-env=COPY={folder}"] if arguments else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, *own]
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     if done.returncode not in codes:

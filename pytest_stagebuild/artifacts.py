@@ -8,11 +8,11 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from pytest_stagebuild.errors import EngineError, StagebuildError
+from pytest_stagebuild.values import dataclass
 
 _HEADER_BYTES: Final = 1 << 20
 """The most that the headers of one member may hold: ``tarfile`` reads them into memory, however long they are."""

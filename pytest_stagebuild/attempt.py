@@ -13,7 +13,6 @@ from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import CommandExit
 from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.execution import StageRun
-from pytest_stagebuild.hints import hint_in
 from pytest_stagebuild.output import StageLog
 from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import Failure, Outcome, Stage, StageResult
@@ -63,6 +62,8 @@ class Attempt:
             hint = "The pytest in the container found no tests: check its arguments and testpaths."
         else:
             cause = cause_of(run.exit, self.stage.timeout)
+            from pytest_stagebuild.hints import hint_in  # many expressions to compile, for failures only
+
             output = self._log.tail(_SEARCHED) if self._log else ""
             hint = hint_for(run.exit, self.stage) or hint_in(output, self.stage, self.install)
         return self._result("failed", failure=self._failure(cause, hint), notes=notes)

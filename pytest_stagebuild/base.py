@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
@@ -15,6 +14,7 @@ from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.stage import BaseImage
 from pytest_stagebuild.store import CheckpointStore
+from pytest_stagebuild.values import dataclass
 
 _UUID: Final = re.compile(r"[0-9a-f]{4,8}(-[0-9a-f-]*)?")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Final
 
 from pytest_stagebuild.inputs import Inputs, inputs_from_json
 from pytest_stagebuild.source.manifest import Changes, Manifest
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage, Stage
+from pytest_stagebuild.values import dataclass
 
 SCHEMA: Final = 2
 """Goes up whenever the same project would get another key, or a record another shape."""

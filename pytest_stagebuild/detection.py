@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pytest_stagebuild.needs import Needs, declared_needs, first_test_name, names_package, resolved_group
 from pytest_stagebuild.poetry import specifiers
 from pytest_stagebuild.project import ProjectFiles, extras, is_package, normalised, requires_python, table_at, texts_in
 from pytest_stagebuild.stage import StageName
+from pytest_stagebuild.values import dataclass
 
 NOTHING_TO_DO: Final = "true"
 

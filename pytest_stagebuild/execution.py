@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import posixpath
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +37,7 @@ from pytest_stagebuild.source.version import ScmVersion
 from pytest_stagebuild.stage import CheckpointStage, Stage
 from pytest_stagebuild.tar import archive_of, members_of
 from pytest_stagebuild.trace import PROBES, Watch, watch_files
+from pytest_stagebuild.values import dataclass
 
 _MARGIN: Final = 3600.0
 """Seconds that a sandbox may outlive its command's time limit, for uploads and commits of any size."""
@@ -111,7 +113,7 @@ class Workplace:
             yield sandbox, upload
 
 
-@dataclass
+@dataclasses.dataclass
 class StageRun:
     """What happened when the command of a stage ran."""
 

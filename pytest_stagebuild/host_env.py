@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import field
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from pytest_stagebuild.values import dataclass
+
 BUNDLE_FOLDER: Final = "/.stagebuild/run"
 
-_PROXIES: Final = "*_PROXY"
 _INDEXES: Final = (
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
@@ -37,6 +38,7 @@ _PATIENCE: Final = (
 )
 """How long tools wait and how often they try: what a slow network needs here, it needs in a sandbox."""
 
+_TAKEN: Final = re.compile("|".join(map(translate, ("*_PROXY", *_INDEXES, *_PATIENCE))))
 _BUNDLES: Final = (
     "PIP_CERT",
     "SSL_CERT_FILE",
@@ -89,15 +91,11 @@ def host_settings(environ: Mapping[str, str], *, own_network: bool = True) -> Ho
             path = f"{BUNDLE_FOLDER}/ca-{hashlib.sha256(content).hexdigest()[:8]}.pem"
             env[name] = path
             bundles[path] = content
-        elif _is_proxy(name) or any(fnmatchcase(name.upper(), pattern) for pattern in (*_INDEXES, *_PATIENCE)):
+        elif _TAKEN.match(name.upper()):
             env[name] = value
             redactions.update(_credentials(name, value))
             notes.extend(_unreachable(name, value) if own_network else ())
     return HostSettings(env, bundles, tuple(sorted(redactions, key=lambda text: (-len(text), text))), tuple(notes))
-
-
-def _is_proxy(name: str) -> bool:
-    return fnmatchcase(name.upper(), _PROXIES)
 
 
 def _bundle(path: Path) -> bytes:

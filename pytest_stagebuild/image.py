@@ -12,7 +12,7 @@ import tarfile
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Final, Literal, NamedTuple
@@ -25,6 +25,7 @@ from pytest_stagebuild.execution import Ground, Workplace, clear_run_folder, ima
 from pytest_stagebuild.output import Captured
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.tar import IterableFile, read_file
+from pytest_stagebuild.values import dataclass
 
 _DERIVED: Final = "derived"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pytest_stagebuild.source.manifest import Changes, Manifest, folders_above, shown
+from pytest_stagebuild.values import dataclass
 
 JSON = Mapping[str, object]
 

@@ -9,11 +9,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.checkpoint import SCHEMA, Checkpoint
+from pytest_stagebuild.values import dataclass
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Index:
 
     def with_checkpoint(self, checkpoint: Checkpoint) -> Index:
         return replace(self, checkpoints={**self.checkpoints, checkpoint.uuid: checkpoint})
+
+    def with_uses(self, used: Mapping[str, float]) -> Index:
+        """With the times at which checkpoints were used, in seconds since the epoch; of those that are still here."""
+        known = {
+            uuid: replace(self.checkpoints[uuid], used=at) for uuid, at in used.items() if uuid in self.checkpoints
+        }
+        return replace(self, checkpoints={**self.checkpoints, **known})
 
     def without(self, uuids: Iterable[str]) -> Index:
         gone = set(uuids)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pytest_stagebuild import poetry
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.project import Document, ProjectFiles, extras, normalised, project_name, table_at, texts_in
+from pytest_stagebuild.values import dataclass
 
 TEST_NAMES: Final = ("test", "tests", "testing", "dev")
 """The extras and groups that hold what tests need, the most telling first."""

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,6 +22,7 @@ from pytest_stagebuild.flags import (
 from pytest_stagebuild.project import anchor, project_name, read_project
 from pytest_stagebuild.stage import STAGES, Stage, StageName
 from pytest_stagebuild.table import Table, Variable, is_environment_name, is_timeout, parse_variable, read_table
+from pytest_stagebuild.values import dataclass
 
 __all__ = ["CommandLine", "RebuildFrom", "Settings", "add_options", "command_line", "load_settings"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
@@ -36,6 +36,7 @@ from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
+from pytest_stagebuild.values import dataclass
 
 _SUCCEEDED: Final = ("cached", "forced", "ran")
 

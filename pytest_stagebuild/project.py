@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.table import read_toml
+from pytest_stagebuild.values import dataclass
 
 ANCHORS: Final = ("pyproject.toml", "stagebuild.toml", "setup.py", "Cargo.toml", "package.json")
 
@@ -131,12 +132,16 @@ def _read_text(path: Path) -> str:
 
 
 def _read_ini(path: Path) -> Mapping[str, Mapping[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return {}
     import configparser
 
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, configparser.Error):
+        parser.read_string(text)
+    except configparser.Error:
         return {}
     return {name: dict(parser[name]) for name in parser.sections()}
 

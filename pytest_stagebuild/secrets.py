@@ -6,9 +6,10 @@ import base64
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote, quote_plus
+
+from pytest_stagebuild.values import dataclass
 
 MASK: Final = b"***"
 

@@ -7,13 +7,14 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.stage import STAGES, StageName
+from pytest_stagebuild.values import dataclass
 
 _INSIDE: Final = "stagebuild_inside"
 _INSIDE_FILE: Final = Path(__file__).with_name("results") / f"{_INSIDE}.py"

@@ -9,12 +9,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.checkpoint import Record
 from pytest_stagebuild.errors import StagebuildError
+from pytest_stagebuild.values import dataclass
 
 _TAG: Final = """\
 Signature: 8a477f597d28d172789f06886806bc55

@@ -8,7 +8,7 @@ import os
 import tarfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from pytest_stagebuild.source.manifest import Changes, Manifest
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage
 from pytest_stagebuild.state import StateFolder
 from pytest_stagebuild.tar import read_file
+from pytest_stagebuild.values import dataclass
 
 _READING_LIFE: Final = 300.0
 
@@ -77,6 +78,7 @@ class CheckpointStore:
         self._project = project
         self._uses = uses
         self._held: set[Path] = set()
+        self._used: dict[str, float] = {}
 
     def find(self, components: Mapping[str, object], manifest: Manifest) -> Found | Missed:
         """The newest checkpoint under the key of ``components`` whose inputs are as ``manifest`` has them."""
@@ -223,7 +225,10 @@ class CheckpointStore:
         return Pruned(removed, left)
 
     def release(self) -> None:
-        """The run is over: what it worked with may be pruned."""
+        """The run is over: record when it used what it worked with, which may be pruned from now on."""
+        if self._used:
+            self._lockfile.update(lambda index: index.with_uses(self._used))
+            self._used = {}
         for mark in self._held:
             with contextlib.suppress(OSError):
                 mark.unlink()
@@ -293,9 +298,8 @@ class CheckpointStore:
         return adopted
 
     def _touched(self, checkpoint: Checkpoint) -> Checkpoint:
-        used = replace(checkpoint, used=time.time())
-        self._lockfile.update(lambda index: index.with_checkpoint(used))
-        return used
+        self._used[checkpoint.uuid] = time.time()
+        return replace(checkpoint, used=self._used[checkpoint.uuid])
 
     def _forget(self, checkpoint: Checkpoint) -> None:
         self._lockfile.update(lambda index: index.without([checkpoint.uuid]))

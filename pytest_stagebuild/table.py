@@ -12,12 +12,13 @@ import reprlib
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, InputsSetting, StageName
+from pytest_stagebuild.values import dataclass
 
 COMMAND_KEYS: Final[Mapping[str, StageName]] = {"install_cmd": "install", "build_cmd": "build", "test_cmd": "test"}
 TABLE_KEYS: Final = (

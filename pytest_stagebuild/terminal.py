@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from pytest_stagebuild.options import RebuildFrom, Settings
 from pytest_stagebuild.pipeline import PlannedStage
 from pytest_stagebuild.stage import STAGES, Outcome, RunReport, StageResult
+from pytest_stagebuild.values import dataclass
 
 Markup = Literal["plain", "good", "bad", "warning"]
 

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from pytest_stagebuild.values import dataclass
 
 
 @dataclass(frozen=True)

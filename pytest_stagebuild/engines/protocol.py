@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from typing_extensions import Self

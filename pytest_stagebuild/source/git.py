@@ -6,13 +6,13 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pytest_stagebuild.errors import SourceError
 from pytest_stagebuild.source.ignore import LEFT_OUT
 from pytest_stagebuild.source.reading import Folders
 from pytest_stagebuild.source.walk import Found, What, join, list_folder, mark_of, walk
+from pytest_stagebuild.values import dataclass
 
 _KEPT_VARIABLES: Final = (
     "GIT_CONFIG_GLOBAL",

@@ -6,9 +6,10 @@ import posixpath
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from pytest_stagebuild.values import dataclass
 
 LEFT_OUT: Final = frozenset(
     (b".git", b".stagebuild", b"__pycache__", b".tox", b".nox", b"node_modules", b".pytest_cache")

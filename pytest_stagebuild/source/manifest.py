@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+
+from pytest_stagebuild.values import dataclass
 
 Kind = Literal["file", "executable", "link"]
 

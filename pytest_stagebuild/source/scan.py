@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ from pytest_stagebuild.source.git import Refused
 from pytest_stagebuild.source.manifest import path_of, shown
 from pytest_stagebuild.source.reading import Folders, SpecialKind
 from pytest_stagebuild.source.walk import Found, walk
+from pytest_stagebuild.values import dataclass
 
 _NAMED: Final = 10
 """How many skipped things are named one by one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,6 +23,7 @@ from pytest_stagebuild.source.reading import (
     load,
 )
 from pytest_stagebuild.source.scan import scan, skipped
+from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.protocol import Owner

@@ -11,13 +11,14 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.project import ProjectFiles, read_project, table_at, text_at
 from pytest_stagebuild.table import read_toml
+from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from vcs_versioning import Configuration

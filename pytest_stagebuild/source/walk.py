@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from pytest_stagebuild.source.ignore import CACHE_SIGNATURE, CACHE_TAG, LEFT_OUT, VENV_MARK, DockerIgnore, GitIgnore
 from pytest_stagebuild.source.manifest import path_of
 from pytest_stagebuild.source.reading import Folders, SpecialKind, read_text_file, special_kind, unreadable
+from pytest_stagebuild.values import dataclass
 
 What = Literal["file", "folder", "link"] | SpecialKind
 
 
-@dataclass
+@dataclasses.dataclass
 class Found:
     """What a scan has found: paths of files and links, and what is named because it is not sent.
 

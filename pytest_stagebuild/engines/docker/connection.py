@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from pytest_stagebuild.engines.docker.dialect import Dialect
 from pytest_stagebuild.engines.docker.podman import Podman, is_podman
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError, EngineUnavailable
+from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from docker import APIClient

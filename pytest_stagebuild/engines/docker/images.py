@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from typing import Any
 
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage, platform_of
+from pytest_stagebuild.values import dataclass
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def seconds(timestamp: str) -> float:
     return max(0.0, (whole - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds()) + float(match[2] or 0)
 
 
-@dataclass
+@dataclasses.dataclass
 class PullBytes:
     """How many bytes of a pull have come, added up over its layers from the engine's events."""
 

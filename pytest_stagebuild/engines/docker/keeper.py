@@ -9,8 +9,9 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from pytest_stagebuild.values import dataclass
 
 MARK: Final = "pytest-stagebuild-keeper"
 """Stands in the command line of each process that belongs to the keeper."""

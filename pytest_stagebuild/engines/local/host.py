@@ -9,12 +9,12 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.engines.protocol import ImageConfig
 from pytest_stagebuild.errors import EngineUnavailable
+from pytest_stagebuild.values import dataclass
 
 VENV: Final = "/venv"
 

@@ -16,12 +16,13 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, Any, Final
 
 from pytest_stagebuild.engines.protocol import ImageConfig, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
+from pytest_stagebuild.values import dataclass
 
 _PIECE: Final = 1 << 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import select
@@ -11,12 +12,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_stagebuild.engines.local.runtime import wire
 from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.values import dataclass
 
 _START: Final = "import sys; sys.path.insert(0, sys.argv[2]); from runtime.zygote import main; main(int(sys.argv[1]))"
 
@@ -38,7 +39,7 @@ class SetUpFailed(EngineError):
         self.number = number
 
 
-@dataclass
+@dataclasses.dataclass
 class Channel:
     """A socket on which one question is asked at a time, and answered."""
 

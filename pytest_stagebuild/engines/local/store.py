@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ from typing import Final
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage
 from pytest_stagebuild.errors import EngineUnavailable
+from pytest_stagebuild.values import dataclass
 
 SCHEMA: Final = 1
 """Goes up whenever what the store holds gets another shape."""
@@ -352,9 +353,11 @@ class Store:
 
     def _own_uuid(self) -> str:
         path = self.path / "store.json"
+        if known := _uuid_in(path):
+            return known
         with self._lock:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return str(json.loads(path.read_text())["uuid"])
+            if known := _uuid_in(path):
+                return known
             own = str(uuid.uuid4())
             path.write_text(json.dumps({"uuid": own}))
         return own
@@ -365,8 +368,16 @@ def flat_name(image: str) -> str:
     return f"flat:{image}"
 
 
+def _uuid_in(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text())["uuid"])
+    return ""
+
+
 @dataclass(frozen=True)
 class _Owner:
+    """The process that a sandbox belongs to, and the layers that it stands on."""
+
     sandbox: str
     process: Process
     stack: tuple[str, ...]
