@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pytest_stagebuild.checkpoint import Checkpoint
@@ -24,6 +24,16 @@ NO_TESTS: Final = 5
 
 _SEARCHED: Final = 200
 """Lines at the end of the output in which the cause of a failure is looked for."""
+
+
+_EXITS_OF_TESTS: Final = (0, 1)
+"""With which a pytest ends that has run tests."""
+
+_NO_TESTS_HINT: Final = "The pytest in the container found no tests: check its arguments and testpaths."
+_NOTHING_TOLD: Final = (
+    "no reports arrived from the pytest of the test command, so its tests are one item: `env -i`, `python -I` and the "
+    "like keep out what the run adds to its environment"
+)
 
 
 @dataclass
@@ -57,16 +67,42 @@ class Attempt:
                 f"The command wrote it there ({run.leak.form}); a checkpoint would keep it. "
                 "Let the command remove the file, or not write the secret into it."
             )
-        elif self.stage.name == "test" and run.exit.code == NO_TESTS and runs_pytest(self.stage.command):
-            cause = NO_TESTS_COLLECTED
-            hint = "The pytest in the container found no tests: check its arguments and testpaths."
         else:
             cause = cause_of(run.exit, self.stage.timeout)
-            from pytest_stagebuild.hints import hint_in  # many expressions to compile, for failures only
-
-            output = self._log.tail(_SEARCHED) if self._log else ""
-            hint = hint_for(run.exit, self.stage) or hint_in(output, self.stage, self.install)
+            hint = self._hint(run.exit)
         return self._result("failed", failure=self._failure(cause, hint), notes=notes)
+
+    def tested(self, run: StageRun, notes: tuple[str, ...]) -> StageResult:
+        """The test command has ended: what it comes to, by its exit code and by what its tests have told."""
+        code, tally = run.exit.code, run.tally
+        ended_well = code == 0 and not run.exit.timed_out
+        if tally is None or not tally.told:
+            if code == NO_TESTS and runs_pytest(self.stage.command):
+                return self._result("failed", failure=self._failure(NO_TESTS_COLLECTED, _NO_TESTS_HINT), notes=notes)
+            if runs_pytest(self.stage.command) and code in _EXITS_OF_TESTS and not run.exit.timed_out:
+                notes = (*notes, _NOTHING_TOLD)
+            return self.succeeded(notes=notes) if ended_well else self.failed(run, notes)
+        failure: Failure | None = None
+        cause = cause_of(run.exit, self.stage.timeout)
+        if run.exit.timed_out:
+            failure = self._failure(cause, " ".join(filter(None, [self._hint(run.exit), _sentence(tally.problem())])))
+        elif tally.no_tests and code == NO_TESTS:
+            failure = self._failure(NO_TESTS_COLLECTED, _NO_TESTS_HINT)
+        elif problem := tally.problem():
+            failure = self._failure("tests are missing" if ended_well else cause, _sentence(problem))
+        elif tally.counts.failed:
+            failure = replace(self._failure(cause), by_tests=True)
+        elif not ended_well:
+            hint = self._hint(run.exit) or "No test failed: the command ended so for another reason, which its log has."
+            failure = self._failure(cause, hint)
+        result = self._result("failed" if failure else "ran", failure=failure, notes=notes)
+        return replace(result, tests=tally.counts)
+
+    def _hint(self, ended: CommandExit) -> str:
+        from pytest_stagebuild.hints import hint_in  # many expressions to compile, for failures only
+
+        output = self._log.tail(_SEARCHED) if self._log else ""
+        return hint_for(ended, self.stage) or hint_in(output, self.stage, self.install)
 
     def broken_off_by(self, error: BaseException) -> StageResult:
         """Something else than the user's command ended the stage."""
@@ -105,6 +141,10 @@ class Attempt:
             self._log.path if self._log else None,
             (*notes, *([self._log.problem] if self._log and self._log.problem else [])),
         )
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
 
 
 def cause_of(ended: CommandExit, timeout: float) -> str:

@@ -30,12 +30,13 @@ from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Matching, Whole
 from pytest_stagebuild.options import Settings
+from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import Leak, search
 from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
 from pytest_stagebuild.stage import CheckpointStage, Stage
-from pytest_stagebuild.tar import archive_of, members_of
+from pytest_stagebuild.tar import archive_of, members_of, writable_file
 from pytest_stagebuild.trace import PROBES, Watch, watch_files
 from pytest_stagebuild.values import dataclass
 
@@ -87,11 +88,13 @@ class Workplace:
         timeout: float,
         step: Callable[[str], None] = lambda _: None,
         files: Mapping[str, bytes] = MappingProxyType({}),
+        writable: Iterable[str] = (),
         to_read: bool = False,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
 
-        ``files`` are put in beside it, by their absolute path. One that is only ``to_read`` files from is started where
+        ``files`` are put in beside it, by their absolute path, and empty ones that everybody may write to at the paths
+        ``writable``. One that is only ``to_read`` files from is started where
         that takes it: it costs ten times as much as the rest.
         """
         life = timeout + _MARGIN
@@ -101,7 +104,8 @@ class Workplace:
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
             beside = {**bundles, **files}
-            sandbox.put(chain([members_of(beside)] if beside else [], upload))
+            members = members_of(beside) if beside else b""
+            sandbox.put(chain([members, *map(writable_file, writable)], upload))
             step("source sent")
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])
@@ -126,6 +130,8 @@ class StageRun:
     checkpoint: Checkpoint | None = None
     record: Record | None = None
     image: StoredImage | None = None
+    tally: Tally | None = None
+    notes: tuple[str, ...] = ()
 
 
 def run_to_checkpoint(

@@ -40,6 +40,14 @@ class StageItem(pytest.Item):
     parent: StageFile
     result: StageResult | None = None
 
+    @property
+    def told_by_its_tests(self) -> bool:
+        """Whether there are reports of its tests, and nothing else to report."""
+        result = self.result
+        if result is None or result.tests is None or not (result.tests.reported or result.tests.failed):
+            return False
+        return result.failure is None or result.failure.by_tests
+
     def runtest(self) -> None:
         self.result = self.parent.make(self.name)  # type: ignore[arg-type]
         self.user_properties.extend(_properties(self.result))
@@ -77,6 +85,8 @@ def run_item(item: StageItem) -> None:
     An engine that fails is an ERROR of the item rather than a failure, so its report is one of the set-up.
     """
     ran = _phase("call", item.runtest)
+    if item.told_by_its_tests:
+        return
     if ran.excinfo is not None and getattr(ran.excinfo.value, "is_error", False):
         ran.when = "setup"
         _report(item, ran)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import PullProgress
 from pytest_stagebuild.output import ForeignText, clean_line, fitted
+from pytest_stagebuild.results.events import Ended, Event, Session
 from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word
 
@@ -26,14 +27,17 @@ class LiveView:
     """An observer that writes to pytest's terminal.
 
     With a ``verbosity`` above 0 it tells what the stages depend on, and below 0 it is silent. ``stream`` passes the
-    commands' output on as it comes; otherwise, on a terminal, the running stage shows its elapsed time and the last
-    line of its output. Everything is written between the reports of pytest, never into one.
+    commands' output on as it comes, but for that of tests which report by themselves: this one only where it is
+    ``raw``. Otherwise, on a terminal, the running stage shows its elapsed time and the last line of its output.
+    Everything is written between the reports of pytest, never into one.
     """
 
-    def __init__(self, reporter: pytest.TerminalReporter, *, stream: bool, verbosity: int) -> None:
+    def __init__(self, reporter: pytest.TerminalReporter, *, stream: bool, raw: bool, verbosity: int) -> None:
         quiet = verbosity < 0
         self._reporter = reporter
         self._stream = stream
+        self._raw = raw
+        self._reporting = False
         self._detailed = verbosity > 0
         self._quiet = quiet
         self._moving = reporter.isatty and not stream and not quiet
@@ -76,6 +80,8 @@ class LiveView:
     def step(self, stage: StageName, done: str) -> None: ...
 
     def output(self, stage: StageName, text: str) -> None:
+        if self._reporting:
+            return
         if self._stream:
             with self._lock:
                 self._begin_line(unless=self._streamed)
@@ -86,6 +92,17 @@ class LiveView:
             lines = [line for line in text.splitlines() if line.strip()]
             if lines:
                 self._last_line = lines[-1]
+
+    def heard(self, event: Event) -> None:
+        """From the first test on, its pytest's reports are what is seen, and the command's own output where all is."""
+        match event:
+            case Session():
+                self.stop()
+                if event.distributed and not self._raw:
+                    self.end_line()  # before letters that no name of a file goes before
+                self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
+            case Ended():
+                self._reporting = False
 
     def checkpoint_made(self, checkpoint: Checkpoint) -> None: ...
 

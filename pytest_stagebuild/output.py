@@ -295,6 +295,13 @@ def _is_whole(code: str) -> bool:
 
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+def without_colours(text: str) -> str:
+    """The text as it is where there are none."""
+    return _COLOUR.sub("", text)
+
+
 _LONGEST_CODE: Final = 4096
 
 

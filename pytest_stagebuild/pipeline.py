@@ -10,17 +10,10 @@ from typing import Final, Literal
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt
 from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
-from pytest_stagebuild.checkpoint import RUN_FOLDER, WORKING_DIRECTORY, Checkpoint, key_components, key_of
+from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import (
-    Ground,
-    StageRun,
-    Workplace,
-    run_to_checkpoint,
-    take_artifacts,
-    with_own_programs,
-)
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, run_to_checkpoint
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.image import Image, left_by_killed_runs
 from pytest_stagebuild.inputs import Matching, Whole
@@ -28,7 +21,9 @@ from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.output import StageLog
-from pytest_stagebuild.results.last_failed import bring_in, take_out
+from pytest_stagebuild.results.events import Event
+from pytest_stagebuild.results.injection import Told
+from pytest_stagebuild.results.last_failed import LastFailed
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.selection import Selection, runs_pytest
 from pytest_stagebuild.source import SourceTree
@@ -36,6 +31,7 @@ from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
+from pytest_stagebuild.testrun import run_tests
 from pytest_stagebuild.values import dataclass
 
 _SUCCEEDED: Final = ("cached", "forced", "ran")
@@ -78,6 +74,7 @@ class Pipeline:
         self._resolved: ResolvedBase | None = None
         self._selection = Selection()
         self._tested_elsewhere = False
+        self._colours = False
         self._planned = False
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
@@ -146,12 +143,12 @@ class Pipeline:
         parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
         return Image(self._work, ground, name, parent, self._derived.append)
 
-    def test(self, selection: Selection, *, tested_elsewhere: bool) -> StageResult:
-        """Run the test stage on what is selected.
+    def test(self, selection: Selection, *, tested_elsewhere: bool, colours: bool = False) -> StageResult:
+        """Run the test stage on what is selected; ``colours`` asks for tracebacks that have them.
 
         Where there is something ``tested_elsewhere``, on the host, it is no failure that there are no tests inside.
         """
-        self._selection, self._tested_elsewhere = selection, tested_elsewhere
+        self._selection, self._tested_elsewhere, self._colours = selection, tested_elsewhere, colours
         try:
             remove_old(self._state.artifacts)
         except ArtifactError as error:
@@ -284,36 +281,28 @@ class Pipeline:
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
-        inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
-        failed_before = self._state.path / "last-failed.json"
-        with (
-            attempt.logged(self._log("test")) as log,
-            self._work.sandbox(
+        last_failed = LastFailed(self._state.path / "last-failed.json")
+
+        def hear(event: Event) -> None:
+            last_failed.take(event)
+            self._observer.heard(event)
+
+        with attempt.logged(self._log("test")) as log:
+            run = run_tests(
+                self._work,
+                stage,
                 ground,
-                labels={},
-                network=stage.network,
-                timeout=stage.timeout,
-                step=lambda done: self._observer.step("test", done),
-                files=self._selection.files(RUN_FOLDER),
-            ) as (sandbox, upload),
-        ):
-            bring_in(sandbox, failed_before)
-            ended = sandbox.run(
-                with_own_programs(sandbox, stage.command),
-                cwd=WORKING_DIRECTORY,
-                env=self._work.environment({**stage.env, **self._selection.environment(RUN_FOLDER, inside)}),
-                timeout=stage.timeout,
+                Told(self._selection, last_failed.ids, color=self._colours),
                 output=log.write,
+                heard=hear,
+                step=lambda done: self._observer.step("test", done),
+                artifacts=self._state.artifacts,
             )
-            self._observer.step("test", "command ended")
-            run = StageRun(ended, upload.sent, upload.surprises)
-            take_out(sandbox, failed_before)
-            notes = take_artifacts(sandbox, self.settings.artifacts, self._state.artifacts)
-        notes += self._after(stage, run)
-        failed = ended.code != 0 or ended.timed_out
-        if ended.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
-            failed, notes = False, (*notes, "no tests inside the container: those selected run here")
-        return attempt.failed(run, notes) if failed else attempt.succeeded(notes=notes)
+        last_failed.keep()
+        notes = (*run.notes, *self._after(stage, run))
+        if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
+            return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
+        return attempt.tested(run, notes)
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)

@@ -72,6 +72,13 @@ class Redactor:
         return found
 
 
+def redacted(text: str, values: Iterable[str | bytes]) -> str:
+    """A whole text without these values."""
+    redactor = Redactor(values)
+    data = text.encode("utf-8", "surrogateescape")
+    return (redactor.feed(data) + redactor.flush()).decode("utf-8", "surrogateescape")
+
+
 @dataclass(frozen=True)
 class Leak:
     """A file that holds a secret: its path, the secret's name, and how it was written.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -16,9 +15,6 @@ from pytest_stagebuild.errors import ConfigurationError
 from pytest_stagebuild.stage import STAGES, StageName
 from pytest_stagebuild.values import dataclass
 
-_INSIDE: Final = "stagebuild_inside"
-_INSIDE_FILE: Final = Path(__file__).with_name("results") / f"{_INSIDE}.py"
-
 _SELECTING: Final = {"keyword": "-k", "markexpr": "-m", "lf": "--lf", "failedfirst": "--ff", "deselect": "--deselect"}
 """The options by which a user chooses tests, by the name under which pytest stores them."""
 
@@ -29,11 +25,13 @@ _PASSED: Final = (
     "lf",
     "failedfirst",
     "last_failed_no_failures",
-    "durations",
-    "durations_min",
     "pyargs",
+    "showlocals",
+    "fulltrace",
+    "runxfail",
+    "verbose",
 )
-"""pytest's options that mean the tests inside and take the same value there."""
+"""pytest's options that mean the tests inside and take the same value there, where they are set."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +53,6 @@ class Selection:
     paths: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     typed: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.paths or self.options)
-
-    def files(self, folder: str) -> dict[str, bytes]:
-        """The files that a sandbox needs for it, in ``folder``, by their path."""
-        return {f"{folder}/{_INSIDE}.py": _INSIDE_FILE.read_bytes()} if self else {}
-
-    def environment(self, folder: str, inside: Mapping[str, str]) -> dict[str, str]:
-        """The variables that carry it into the pytest of a command which otherwise has those of ``inside``."""
-        if not self:
-            return {}
-        told = {"paths": list(self.paths), "options": dict(self.options)}
-        return {
-            "PYTHONPATH": os.pathsep.join(filter(None, [folder, inside.get("PYTHONPATH")])),
-            "PYTEST_PLUGINS": ",".join(filter(None, [_INSIDE, inside.get("PYTEST_PLUGINS")])),
-            "STAGEBUILD_SELECTION": json.dumps(told),
-        }
 
 
 @dataclass(frozen=True)
@@ -134,8 +114,12 @@ def select(option: argparse.Namespace, arguments: Arguments, place: Place, host_
     options = {name: value for name in _PASSED if (value := getattr(option, name, None))}
     if options.get("last_failed_no_failures") == "all":  # pytest's default
         del options["last_failed_no_failures"]
-    if "durations" not in options:
-        options.pop("durations_min", None)
+    if int(options.get("verbose", 0)) < 0:
+        del options["verbose"]
+    if (style := getattr(option, "tbstyle", "auto")) != "auto":
+        options["tbstyle"] = style
+    if getattr(option, "capture", None) == "no":
+        options["capture"] = "no"
     if deselected := getattr(option, "deselect", None):
         options["deselect"] = [place.inside_id(one) for one in deselected]
     ignored = [*(place.inside(path) for path in getattr(option, "ignore", None) or ()), *host_tests]

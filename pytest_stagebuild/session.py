@@ -22,6 +22,7 @@ from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
 from pytest_stagebuild.options import Settings, command_line, load_settings
 from pytest_stagebuild.pipeline import Pipeline, prune_checkpoints
+from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.stage import (
@@ -58,6 +59,7 @@ class StagebuildSession:
         self._report: RunReport | None = None
         self.interrupts = Interrupts()
         self._failure_shown = False
+        self._listening: list[Observer] = []
         self.run_id: str = self._worker["stagebuild"] if self._worker else uuids.uuid4().hex
 
     @cached_property
@@ -102,7 +104,12 @@ class StagebuildSession:
     @property
     def streams(self) -> bool:
         """Whether the output of commands is shown as it comes."""
-        return self._config.get_verbosity() > 0 or self._config.getoption("capture", "no") == "no"
+        return self._config.get_verbosity() > 0 or self.uncaptured_tests
+
+    @property
+    def uncaptured_tests(self) -> bool:
+        """Whether the output of tests is not captured (``-s``)."""
+        return bool(self._config.getoption("capture", "no") == "no")
 
     @property
     def pipeline(self) -> Pipeline:
@@ -151,6 +158,10 @@ class StagebuildSession:
                 if self._live:
                     self._live.stop()
 
+    def listen(self, observer: Observer) -> None:
+        """Have it told what the pipeline does. To be called before that is opened."""
+        self._listening.append(observer)
+
     def failure_shown(self) -> None:
         """The failed stage's output has been shown among pytest's failures; the summary need not repeat it."""
         self._failure_shown = True
@@ -196,11 +207,13 @@ class StagebuildSession:
         self.interrupts.release()
 
     def _observer(self) -> Observer:
-        observers: list[Observer] = [_Hooks(self._config)]
+        observers: list[Observer] = [_Hooks(self._config), *self._listening]
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._worker is None:
-            self._live = LiveView(reporter, stream=self.streams, verbosity=self._config.get_verbosity())
-            observers.append(self._live)
+            self._live = LiveView(
+                reporter, stream=self.streams, raw=self.uncaptured_tests, verbosity=self._config.get_verbosity()
+            )
+            observers.insert(0, self._live)
         return _All(observers)
 
 
@@ -303,6 +316,10 @@ class _All:
     def output(self, stage: StageName, text: str) -> None:
         for one in self._observers:
             one.output(stage, text)
+
+    def heard(self, event: Event) -> None:
+        for one in self._observers:
+            one.heard(event)
 
     def stage_finished(self, result: StageResult) -> None:
         for one in self._observers:

@@ -11,6 +11,7 @@ from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_stagebuild.checkpoint import Checkpoint
+    from pytest_stagebuild.results.tally import TestCounts
 
 StageName = Literal["install", "build", "test"]
 """The stages that run a command; the base image comes before them and runs none."""
@@ -52,7 +53,8 @@ class Failure:
     """How a stage failed, in words.
 
     ``cause`` is short ("exit 1", "timed out after 5 s"); ``hint`` says more where there is more to say ("command not
-    found: ..."); ``tail`` is the end of the command's output.
+    found: ..."); ``tail`` is the end of the command's output. ``by_tests`` is true where tests failed that are shown
+    by themselves, and nothing else is wrong.
     """
 
     stage: StageName
@@ -60,6 +62,7 @@ class Failure:
     hint: str = ""
     log: Path | None = None
     tail: str = ""
+    by_tests: bool = False
 
     def __str__(self) -> str:
         log = f", log: {self.log}" if self.log else ""
@@ -72,7 +75,8 @@ class StageResult:
 
     ``duration`` is in seconds. ``reason`` says why it ran ("first run", "setup.py changed") or, for a skipped one,
     what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100"). ``depends_on``
-    tells what of the source its checkpoint depends on ("2 of 9 files: a.py, b.py").
+    tells what of the source its checkpoint depends on ("2 of 9 files: a.py, b.py"). ``tests`` are those that reported
+    by themselves, None where none was heard of.
     """
 
     stage: StageName
@@ -85,6 +89,7 @@ class StageResult:
     log: Path | None = None
     notes: tuple[str, ...] = ()
     depends_on: str = ""
+    tests: TestCounts | None = None
 
 
 @dataclass(frozen=True)

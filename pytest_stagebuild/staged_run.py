@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from pytest_stagebuild.base import wanted_image
 from pytest_stagebuild.errors import ConfigurationError, StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
+from pytest_stagebuild.results.expansion import SUBTEST, Expansion
+from pytest_stagebuild.results.paths import Paths
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
 from pytest_stagebuild.session import StagebuildSession
 from pytest_stagebuild.stage import STAGES, StageName, StageResult
@@ -33,14 +36,20 @@ class StagedRun:
         self._undistributed = undistributed
         self._items: list[StageItem] = []
         self._tested_here = False
+        self._expansion: Expansion | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with _as_usage_error():
             _refuse_without_meaning(self._config)
             check_reaches(self._selection, self._stagebuild.settings.stages["test"].command)
+            self._expansion = Expansion(session, self._paths, show=not self._stagebuild.uncaptured_tests)
+            self._stagebuild.listen(self._expansion)
             if not self._config.option.collectonly:
                 _ = self._stagebuild.pipeline
+        if not self._host_tests and (last_failed := self._config.pluginmanager.get_plugin("lfplugin")) is not None:
+            # What it remembers are the tests inside, which it would miss among those that are collected here.
+            self._config.pluginmanager.unregister(last_failed)
         # What pytest collects by itself: with nothing to collect, nothing.
         self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
 
@@ -103,8 +112,17 @@ class StagedRun:
             run_item(item)
         return True
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Generator[None, Any, Any]:
+        theirs = yield
+        status = self._own_status(report) or theirs
+        return (status[0], "", "") if self._expansion and self._expansion.silent else status
+
+    def _own_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        if (subtest := getattr(report, SUBTEST, None)) is not None:
+            return self._subtest_status(report, subtest)
+        if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
+            return "rerun", "R", "RERUN"
         word = getattr(report, WORD, None)
         if word is None:
             return None
@@ -123,6 +141,24 @@ class StagedRun:
             session.exitstatus = pytest.ExitCode.OK
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._only_no_tests(session):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def _subtest_status(self, report: pytest.TestReport, subtest: str) -> tuple[str, str, str]:
+        """As pytest's own: https://docs.pytest.org/en/stable/how-to/subtests.html."""
+        if report.failed:
+            return "failed", "u", f"SUBFAILED{subtest}"
+        if self._config.get_verbosity() <= 0:
+            return "", "", ""
+        if report.skipped and hasattr(report, "wasxfail"):
+            return "xfailed", "y", f"SUBXFAIL{subtest}"
+        return (
+            ("skipped", "-", f"SUBSKIPPED{subtest}")
+            if report.skipped
+            else ("subtests passed", "u", f"SUBPASSED{subtest}")
+        )
+
+    @property
+    def _paths(self) -> Paths:
+        return Paths(self._stagebuild.settings.source, self._config.rootpath, self._config.invocation_params.dir)
 
     @cached_property
     def _host_tests(self) -> tuple[str, ...]:
@@ -176,7 +212,9 @@ class StagedRun:
     def _make(self, stage: StageName) -> StageResult:
         pipeline = self._stagebuild.pipeline
         if stage == "test":
-            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here)
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+            colours = reporter is not None and reporter.hasmarkup
+            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here, colours=colours)
         else:
             result = pipeline.result(stage)
         if result.failure:

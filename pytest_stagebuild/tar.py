@@ -34,6 +34,13 @@ def members_of(files: Mapping[str, bytes]) -> bytes:
         return buffer.getvalue()
 
 
+def writable_file(path: str) -> bytes:
+    """An empty file that everybody may write to, as a part of an archive to which another one can follow."""
+    header = tarfile.TarInfo(path.lstrip("/"))
+    header.mode, header.mtime = 0o666, int(time.time())
+    return header.tobuf(tarfile.GNU_FORMAT)
+
+
 def _folders(paths: Iterable[str]) -> list[str]:
     folders: set[str] = set()
     for path in paths:

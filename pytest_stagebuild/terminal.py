@@ -96,6 +96,9 @@ def _row(result: StageResult, command: str, width: int) -> Line:
     row += f" {result.duration:5.1f}s"
     if result.failure:
         row += f"  {result.failure.cause}"
+        row += f", {result.tests}" if result.tests else ""
+    elif result.tests:
+        row += f"  {result.tests}"
     elif result.checkpoint:
         row += f"  {result.checkpoint.short}  {result.checkpoint.name}"
     if result.reason:

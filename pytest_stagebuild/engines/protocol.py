@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Stream = Literal["stdout", "stderr"]
+MEANWHILE: Final = 0.02
+"""Seconds between two calls of what is done while a command runs."""
+
 OutputSink = Callable[[Stream, bytes], None]
 """Called with each piece of output as it arrives, in order, from one thread at a time."""
 
@@ -136,8 +139,11 @@ class Sandbox(Protocol):
         timeout: float | None,
         output: OutputSink,
         user: Literal["image", "root"] = "image",
+        meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         """Run ``/bin/sh -c command`` and wait for it, at most ``timeout`` seconds.
+
+        ``meanwhile`` is called every now and then as long as the command runs, by the thread that waits for it.
 
         ``env`` is added to the image's own. A command that runs out of time is ended with everything it started, and
         the sandbox stays usable. What the command leaves running keeps running. ``cwd`` exists.

@@ -1,60 +1,65 @@
-"""What ``--lf`` and ``--ff`` go by, kept from one disposable container to the next.
+"""What ``--lf`` and ``--ff`` go by, kept on the host from one disposable container to the next.
 
-pytest keeps it in its cache, which ends with the container: https://docs.pytest.org/en/stable/how-to/cache.html. Only
-the default ``cache_dir`` is looked at.
+pytest keeps it in its cache, which ends with the container: https://docs.pytest.org/en/stable/how-to/cache.html. The
+rules are those of its plugin, ``_pytest/cacheprovider.py``; a test that fails in one pytest of a run and passes in
+another (tox) has failed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import posixpath
-import tarfile
-import time
+import json
 from pathlib import Path
-from typing import Final
 
-from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
-from pytest_stagebuild.engines.protocol import Owner, Sandbox
-from pytest_stagebuild.tar import read_file
-
-_INSIDE: Final = f"{WORKING_DIRECTORY}/.pytest_cache/v/cache/lastfailed"
-_LARGEST: Final = 64 * 2**20
-"""Bytes. Whatever is larger is no list of failed tests."""
+from pytest_stagebuild.results.events import CollectReport, Event, Tested
 
 
-def bring_in(sandbox: Sandbox, kept: Path) -> None:
-    """Give the tests in a sandbox what the last ones left in the file ``kept``."""
-    with contextlib.suppress(FileNotFoundError):
-        sandbox.put([_archive(kept.read_bytes(), sandbox.owner)])
+class LastFailed:
+    """The ids, as they are inside, of the tests that failed when they last ran, in the file ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failed = _read(path)
+        self._now: set[str] = set()
+        self._told = False
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self._failed)
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Tested():
+                self._told = True
+                for phase in event.phases:
+                    if phase.outcome == "failed":
+                        self._add(event.id)
+                    elif phase.outcome == "skipped" or (phase.outcome == "passed" and phase.when == "call"):
+                        self._drop(event.id)
+            case CollectReport():
+                self._told = True
+                if event.phase.outcome == "failed":
+                    self._add(event.id)
+                elif event.id in self._failed:
+                    self._drop(event.id)
+                    self._failed.update(dict.fromkeys(event.ids))
+
+    def keep(self) -> None:
+        """Write it, where anything was told."""
+        if self._told:
+            self._path.write_text(json.dumps(list(self._failed)), encoding="utf-8")
+
+    def _add(self, identifier: str) -> None:
+        self._failed[identifier] = None
+        self._now.add(identifier)
+
+    def _drop(self, identifier: str) -> None:
+        if identifier not in self._now:
+            self._failed.pop(identifier, None)
 
 
-def take_out(sandbox: Sandbox, kept: Path) -> None:
-    """Keep in the file ``kept`` what the tests in a sandbox left."""
-    archive = bytearray()
+def _read(path: Path) -> dict[str, None]:
     try:
-        for piece in sandbox.get(_INSIDE):
-            archive += piece
-            if len(archive) > _LARGEST:
-                return
-        kept.write_bytes(read_file(bytes(archive)))
-    except (FileNotFoundError, ValueError, tarfile.TarError):
-        kept.unlink(missing_ok=True)
-
-
-def _archive(content: bytes, owner: Owner) -> bytes:
-    buffer = io.BytesIO()
-    folders = [_INSIDE]
-    while (above := posixpath.dirname(folders[0])) != WORKING_DIRECTORY:
-        folders.insert(0, above)
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in folders:
-            header = tarfile.TarInfo(path[1:])
-            header.uid, header.gid, header.mtime = owner.uid, owner.gid, int(time.time())
-            if path == _INSIDE:
-                header.size, header.mode = len(content), 0o644
-                tar.addfile(header, io.BytesIO(content))
-            else:
-                header.type, header.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(header)
-    return buffer.getvalue()
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict.fromkeys(map(str, value)) if isinstance(value, (list, dict)) else {}

@@ -216,8 +216,11 @@ class FakeSandbox:
         timeout: float | None,
         output: OutputSink,
         user: Literal["image", "root"] = "image",
+        meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         with self.engine.step("run"):
+            if meanwhile is not None:
+                meanwhile()
             if self.state != "started":
                 raise EngineError(f"the engine could not start a command: {self.name} is not running")
             own = dict(variable.partition("=")[::2] for variable in self.image.config.env)

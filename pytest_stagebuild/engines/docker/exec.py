@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, interrupter, words_of
-from pytest_stagebuild.engines.protocol import OutputSink, Stream
+from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class Execution:
         self._reader = threading.Thread(target=self._read, name="stagebuild-output", daemon=True)
         self._reader.start()
 
-    def wait(self, timeout: float | None) -> int | None:
+    def wait(self, timeout: float | None, meanwhile: Callable[[], None] | None = None) -> int | None:
         """The exit code, after all output has been delivered; None when ``timeout`` seconds have passed before."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.005
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            self._over.wait(_POLL if left is None else max(0.0, min(_POLL, left)))
+            self._wait_for_the_end(_POLL if left is None else max(0.0, min(_POLL, left)), meanwhile)
             self._raise_problem()
             with engine_errors("say how the command ended"):
                 state = self._connection.quick.exec_inspect(self._id)
@@ -87,6 +87,15 @@ class Execution:
                 # It has closed its output and goes on, or the engine has not yet seen it end.
                 time.sleep(pause)
                 pause = min(pause * 2, _POLL)
+
+    def _wait_for_the_end(self, timeout: float, meanwhile: Callable[[], None] | None) -> None:
+        """Wait for the end of the output."""
+        if meanwhile is None:
+            self._over.wait(timeout)
+            return
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0 and not self._over.wait(min(left, MEANWHILE)):
+            meanwhile()
 
     def drain(self) -> None:
         """Wait until what the ended command has written is delivered."""

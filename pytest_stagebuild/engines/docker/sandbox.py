@@ -145,6 +145,7 @@ class DockerSandbox:
         timeout: float | None,
         output: OutputSink,
         user: Literal["image", "root"] = "image",
+        meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         started = time.monotonic()
         execution = Execution(
@@ -157,7 +158,7 @@ class DockerSandbox:
             output=output,
         )
         with execution:
-            code = execution.wait(timeout)
+            code = execution.wait(timeout, meanwhile)
             if code is None:
                 self._end_at_any_price()
                 execution.drain()

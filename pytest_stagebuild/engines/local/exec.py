@@ -8,13 +8,13 @@ import os
 import select
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.engines.local.spawning import REFUSED, SetUpFailed, Spawned
-from pytest_stagebuild.engines.protocol import OutputSink, Stream
+from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
 _PIECE: Final = 1 << 20
@@ -76,7 +76,7 @@ class Execution:
             for pipe in (their_out, their_err, their_told):
                 os.close(pipe)
 
-    def wait(self, deadline: float | None) -> int | None:
+    def wait(self, deadline: float | None, meanwhile: Callable[[], None] | None = None) -> int | None:
         """The exit code, after all that the command has written was delivered; None when the deadline has passed."""
         poll = select.poll()
         for one in (*self._streams, self._told):
@@ -85,6 +85,9 @@ class Execution:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
+            if meanwhile is not None:
+                meanwhile()
+                left = MEANWHILE if left is None else min(left, MEANWHILE)
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
             for descriptor in ready - {self._told}:
                 with suppress(BlockingIOError):

@@ -7,7 +7,7 @@ import os
 import tarfile
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +150,7 @@ class LocalSandbox:
         timeout: float | None,
         output: OutputSink,
         user: Literal["image", "root"] = "image",
+        meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         started = time.monotonic()
         owner = self.owner if user == "image" else Owner(0, 0)
@@ -162,7 +163,7 @@ class LocalSandbox:
         killed_before = _killed_for_memory()
         execution = Execution(self._processes, request, output, self._place)
         self._executions.append(execution)
-        code = execution.wait(None if timeout is None else started + timeout)
+        code = execution.wait(None if timeout is None else started + timeout, meanwhile)
         timed_out = code is None
         if code is None:
             self.end_processes()

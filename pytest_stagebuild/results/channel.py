@@ -1,0 +1,88 @@
+"""The reports of the tests inside, read while they are written, and to their end."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Final
+
+from pytest_stagebuild.checkpoint import RUN_FOLDER
+from pytest_stagebuild.engines.protocol import Sandbox
+from pytest_stagebuild.results.events import Event, NewerEvents, event_in
+from pytest_stagebuild.tar import IterableFile
+
+INSIDE: Final = f"{RUN_FOLDER}/inside"
+"""The folder that the reporter lies in, with what it is told and what it tells."""
+
+REPORTS: Final = f"{INSIDE}/reports"
+
+_MOST: Final = 1 << 30
+"""Bytes that are read. The tests inside can write to the file as they like."""
+
+_PIECE: Final = 1 << 20
+
+
+class Reports:
+    """What is told in a sandbox, from the moment this is made.
+
+    A program beside the command reads along where the image has a Python to run it; what it has not told by the end
+    stands in the file. ``redact`` is given every text. ``problem`` says why something could not be read.
+    """
+
+    def __init__(self, sandbox: Sandbox, redact: Callable[[str], str]) -> None:
+        self.problem = ""
+        self._sandbox = sandbox
+        self._redact = redact
+        self._read = 0
+        self._live = True
+        program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
+        self._beside = sandbox.run_beside(program, [REPORTS])
+
+    def so_far(self) -> Iterator[Event]:
+        """What has been told since the last time, without waiting."""
+        while self._live and self._read < _MOST and (line := self._beside.line(0)) is not None:
+            if "\ufffd" in line:
+                self._live = False  # it is none of ours, and its length is not known any more
+                return
+            yield from self._event(line.encode() + b"\n")
+
+    def rest(self) -> Iterator[Event]:
+        """What is still to be read, now that the command has ended. To be exhausted, once."""
+        yield from self.so_far()
+        try:
+            for line in self._lines():
+                if self._read >= _MOST:
+                    break
+                yield from self._event(line)
+        except (FileNotFoundError, tarfile.TarError):
+            self._complain("the tests inside removed what they had reported")
+        if self._read >= _MOST:
+            self._complain(f"the tests inside reported more than {_MOST >> 30} GiB")
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines of the file that have not been read yet."""
+        with tarfile.open(fileobj=IterableFile(self._sandbox.get(REPORTS)), mode="r|") as archive:
+            member = archive.next()
+            file = archive.extractfile(member) if member is not None and member.isreg() else None
+            if file is None:
+                raise tarfile.TarError("it is no file any more")
+            left = self._read
+            while left > 0 and (passed := file.read(min(left, _PIECE))):
+                left -= len(passed)
+            yield from iter(file.readline, b"")
+
+    def _event(self, line: bytes) -> Iterator[Event]:
+        self._read += len(line)
+        try:
+            event = event_in(line, self._redact)
+        except NewerEvents as error:
+            self._complain(f"the reports from inside are of version {error}, which is not known here")
+        except ValueError as error:
+            self._complain(f"something else than reports was written among those from inside ({error})")
+        else:
+            if event is not None:
+                yield event
+
+    def _complain(self, problem: str) -> None:
+        self.problem = self.problem or problem

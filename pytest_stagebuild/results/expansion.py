@@ -1,0 +1,187 @@
+"""Turns what the tests inside tell into reports of this pytest, as if they had run here."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_stagebuild.observer import Silent
+from pytest_stagebuild.results.events import (
+    Collected,
+    CollectReport,
+    Crash,
+    Event,
+    Failed,
+    Phase,
+    Session,
+    Skipped,
+    Started,
+    Tested,
+    Warned,
+)
+from pytest_stagebuild.results.paths import Paths
+from pytest_stagebuild.stage import Stage
+
+if TYPE_CHECKING:
+    from _pytest._io import TerminalWriter  # pytest has no public name for it
+
+SUBTEST: Final = "stagebuild_subtest"
+"""The attribute of a report that says which subtest it is of, a str."""
+
+
+class Expansion(Silent):
+    """Hears of the tests inside, and calls the hooks of this run for each."""
+
+    def __init__(self, session: pytest.Session, paths: Paths, *, show: bool) -> None:
+        """``show`` where the terminal is to show each test; otherwise it only counts them."""
+        self.silent = False
+        self._session = session
+        self._config = session.config
+        self._paths = paths
+        self._show = show
+        self._sessions: dict[str, Session] = {}
+
+    def stage_started(self, stage: Stage, reason: str) -> None:
+        if stage.name == "test":
+            self._sessions.clear()
+
+    def heard(self, event: Event) -> None:
+        hook = self._config.hook
+        match event:
+            case Session():
+                if not self._sessions:
+                    self._session.testscollected -= 1  # the stage's own item, which the tests stand for
+                self._sessions[event.name] = event
+                reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+                if event.distributed and reporter is not None:
+                    reporter.showfspath = False  # tests of several files take turns
+            case Collected():
+                self._session.testscollected += len(event.ids)
+            case Started() if self._show:
+                nodeid, location = self._place(event)
+                hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+            case Tested():
+                self._report(event)
+            case CollectReport() if event.phase.outcome != "passed":
+                self._report_collection(event)
+            case Warned():
+                self._record_warning(event)
+
+    def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
+        root = self._of(event.name).root
+        return self._paths.nodeid(event.id, root), self._paths.location(event.location, root)
+
+    def _of(self, name: str) -> Session:
+        return self._sessions.get(name) or Session(name, "", "", "/src", "/src", distributed=False)
+
+    def _report(self, event: Tested) -> None:
+        hook = self._config.hook
+        nodeid, location = self._place(event)
+        phases = list(event.phases)
+        if phases[-1:] and phases[-1].when != "teardown":  # a process that died: others wait for the last phase
+            phases.append(Phase("teardown", "passed", stop=phases[-1].stop))
+        self.silent = not self._show
+        try:
+            for phase in phases:
+                hook.pytest_runtest_logreport(report=self._test_report(event.name, nodeid, location, phase))
+        finally:
+            self.silent = False
+        if self._show:
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+
+    def _test_report(
+        self, name: str, nodeid: str, location: tuple[str, int | None, str], phase: Phase
+    ) -> pytest.TestReport:
+        report = pytest.TestReport(
+            nodeid=nodeid,
+            location=location,
+            keywords={},
+            outcome=phase.outcome,  # type: ignore[arg-type] # plugins have outcomes of their own
+            longrepr=self._longrepr(name, phase),
+            when=phase.when,  # type: ignore[arg-type] # it is no collection
+            sections=phase.sections,
+            duration=phase.duration,
+            start=phase.start,
+            stop=phase.stop,
+            user_properties=phase.properties,
+        )
+        if phase.xfail is not None:
+            report.wasxfail = phase.xfail
+        if phase.subtest is not None:
+            setattr(report, SUBTEST, str(phase.subtest))
+            report.location = (location[0], location[1], f"{location[2]} {phase.subtest}")
+        return report
+
+    def _longrepr(self, name: str, phase: Phase) -> Any:  # noqa: ANN401 - pytest takes whatever has what it asks for
+        folder = self._of(name).cwd
+        match phase.why:
+            case Failed(text=text, crash=crash):
+                if crash is not None:
+                    crash = Crash(self._paths.shown(crash.path, folder), crash.line, crash.message)
+                return InnerFailure(self._paths.text(text, folder), crash)
+            case Skipped(path=path, line=line, reason=reason):
+                return self._paths.shown(path, folder), line, reason
+        return None
+
+    def _report_collection(self, event: CollectReport) -> None:
+        outcome = "skipped" if event.phase.outcome == "skipped" else "failed"
+        report = pytest.CollectReport(
+            nodeid=self._paths.nodeid(event.id, self._of(event.name).root),
+            outcome=outcome,  # type: ignore[arg-type]
+            longrepr=self._longrepr(event.name, event.phase),
+            result=[],
+            sections=event.phase.sections,
+        )
+        manager = self._config.pluginmanager
+        reporter = manager.get_plugin("terminalreporter")
+        # On a terminal it would say that it is collecting.
+        hook = manager.subset_hook_caller("pytest_collectreport", [reporter] if reporter else [])
+        hook(report=report)
+        if reporter is not None:
+            reporter.stats.setdefault("skipped" if outcome == "skipped" else "error", []).append(report)
+
+    def _record_warning(self, event: Warned) -> None:
+        category = type(event.category, (Warning,), {})
+        session = self._of(event.name)
+        message = warnings.WarningMessage(
+            category(event.message), category, self._paths.shown(event.file, session.cwd), event.line
+        )
+        nodeid = self._paths.nodeid(event.id, session.root) if event.id else ""
+        self._config.hook.pytest_warning_recorded.call_historic(
+            kwargs={"warning_message": message, "when": event.when, "nodeid": nodeid, "location": None}
+        )
+
+
+class InnerFailure:
+    """What pytest takes for a representation of a failure: its text, and where the test failed."""
+
+    def __init__(self, text: str, crash: Crash | None) -> None:
+        self.text = text
+        if crash is not None:
+            self.reprcrash = InnerCrash(crash)
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        tw.line(self.text if tw.hasmarkup else _plain(self.text))
+
+    def __str__(self) -> str:
+        return _plain(self.text)
+
+
+class InnerCrash:
+    """Where and why, as pytest's short summary shows it."""
+
+    def __init__(self, crash: Crash) -> None:
+        self.path = crash.path
+        self.lineno = crash.line
+        self.message = crash.message
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message}"
+
+
+def _plain(text: str) -> str:
+    from pytest_stagebuild.output import without_colours
+
+    return without_colours(text)

@@ -1,0 +1,73 @@
+"""How the reporter gets into the pytest inside: files beside the source, and a few variables of its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from importlib.resources import files
+from typing import Final
+
+from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
+from pytest_stagebuild.results.channel import INSIDE
+from pytest_stagebuild.selection import Selection
+from pytest_stagebuild.values import dataclass
+
+_MODULE: Final = "stagebuild_inside"
+
+_DISTRIBUTION: Final = {
+    "METADATA": "Metadata-Version: 2.1\nName: stagebuild-inside\nVersion: 1\n",
+    "entry_points.txt": f"[pytest11]\n{_MODULE} = {_MODULE}\n",
+}
+"""What makes pytest find the module. Named in PYTEST_PLUGINS it would be found too, but a Python that ignores
+PYTHONPATH (``python -I -m pytest``) would then have to fail for want of it."""
+
+_NO_AUTOLOAD: Final = re.compile(r"PYTEST_DISABLE_PLUGIN_AUTOLOAD|--disable-plugin-autoload")
+
+_PASSED_BY_TOX: Final = "PYTHONPATH,PYTEST_PLUGINS"
+_TOX_SECTIONS: Final = ("testenv", "env_run_base")
+"""Of ``tox.ini`` and ``tox.toml``: https://tox.wiki/en/stable/config.html#overriding-configuration-from-the-command-line"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the pytest inside is told besides the selection.
+
+    ``last_failed`` are the ids of the tests that failed before. ``color`` asks for tracebacks with colours.
+    """
+
+    selection: Selection
+    last_failed: Sequence[str] = ()
+    color: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        """The files that a sandbox needs for it, by their path."""
+        told = {
+            "source": WORKING_DIRECTORY,
+            "report": True,
+            "paths": list(self.selection.paths),
+            "options": {**self.selection.options, **self.options},
+            "color": self.color,
+        }
+        if self.last_failed and {"lf", "failedfirst"} & self.selection.options.keys():
+            told["last_failed"] = list(self.last_failed)
+        module = files("pytest_stagebuild.results.inside").joinpath(f"{_MODULE}.py").read_bytes()
+        return {
+            f"{INSIDE}/{_MODULE}.py": module,
+            f"{INSIDE}/told.json": json.dumps(told).encode(),
+            **{f"{INSIDE}/{_MODULE}-1.dist-info/{name}": text.encode() for name, text in _DISTRIBUTION.items()},
+        }
+
+    def environment(self, command: str, inside: Mapping[str, str]) -> dict[str, str]:
+        """The variables that carry it into the pytest of ``command``, which otherwise has those of ``inside``."""
+        override = [inside.get("TOX_OVERRIDE"), *(f"{name}.pass_env+={_PASSED_BY_TOX}" for name in _TOX_SECTIONS)]
+        variables = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [INSIDE, inside.get("PYTHONPATH")])),
+            "TOX_OVERRIDE": ";".join(filter(None, override)),
+        }
+        if _NO_AUTOLOAD.search(command) or "PYTEST_DISABLE_PLUGIN_AUTOLOAD" in inside:
+            variables["PYTEST_PLUGINS"] = ",".join(filter(None, [_MODULE, inside.get("PYTEST_PLUGINS")]))
+        return variables

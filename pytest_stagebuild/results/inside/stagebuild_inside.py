@@ -1,0 +1,337 @@
+"""Loaded by the pytest inside the container: makes it run what was selected outside, and tells of each test.
+
+It stands alone: standard library and pytest only, Python 3.7 and pytest 6 or newer. Beside it lie ``told.json``, what
+was selected, and ``reports``, to which one JSON object a line is appended: the events of ``results/events.py``. Its
+variables and its path entry are gone once it is imported, so that neither the tests nor what they start see them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+VERSION = 1
+"""Of the events. Whoever reads them leaves alone what has a higher one."""
+
+HOST_FIXTURES = ("base_image", "deps_image", "build_image")
+
+_NAME = __name__.rpartition(".")[2]
+_HERE = str(Path(__file__).parent)
+_LARGEST = 1 << 20
+"""Characters of a text that are told; of a longer one, both ends."""
+
+
+def _leave_no_trace() -> None:
+    sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+    for variable, separator, ours in (("PYTHONPATH", os.pathsep, _HERE), ("PYTEST_PLUGINS", ",", _NAME)):
+        left = [part for part in os.environ.pop(variable, "").split(separator) if part != ours]
+        if any(left):
+            os.environ[variable] = separator.join(left)
+
+
+class _File:
+    """Appends lines to a file that is opened for each: tests close descriptors, and others then get their numbers.
+
+    What it needs of the system is held here, where nobody who replaces the functions of ``os`` for a test finds it. A
+    process that a test has forked writes nothing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._needs: dict[str, Any] = {"open": os.open, "write": os.write, "close": os.close, "getpid": os.getpid}
+        self._flags = os.O_WRONLY | os.O_APPEND
+        self._process = os.getpid()
+        self._waiting = b""
+
+    def append(self, event: dict[str, Any]) -> None:
+        needs = self._needs
+        if needs["getpid"]() != self._process:
+            return
+        self._waiting += json.dumps(event, default=str).encode() + b"\n"
+        try:
+            descriptor = needs["open"](self._path, self._flags)
+        except OSError:
+            return  # no descriptor is left just now; it goes with the next one
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[needs["write"](descriptor, self._waiting) :]
+        except OSError:
+            pass
+        finally:
+            needs["close"](descriptor)
+
+
+_told: dict[str, Any] = json.loads(Path(__file__).with_name("told.json").read_text("utf-8"))
+_reports = _File(str(Path(__file__).with_name("reports")))
+_leave_no_trace()
+
+
+# What was selected
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before anything has looked at the options, and before pytest-xdist passes them on to its workers."""
+    if hasattr(config, "workerinput"):
+        return
+    _out_of_the_list(config)
+    for name, value in _told.get("options", {}).items():
+        setattr(config.option, name, _together(name, getattr(config.option, name, None), value))
+    if _told.get("paths"):
+        config.args[:] = [_here(path) for path in _told["paths"]]
+    if "last_failed" in _told:
+        _remember_failed(config, _told["last_failed"])
+    if _is_distributed(config):
+        # Its workers get both from here; tests run there, and our fixtures are asked for.
+        config.option.plugins.append(_NAME)
+        sys.path.append(_HERE)
+    if _told.get("report"):
+        config.pluginmanager.register(_Reporter(config), "stagebuild-reporter")
+
+
+def _together(name: str, before: Any, value: Any) -> Any:
+    """What an option comes to that both the test command and the command line outside have given."""
+    if isinstance(value, list):
+        return (before or []) + value
+    return max(value, before or 0) if name == "verbose" else value
+
+
+def _here(path: str) -> str:
+    """A path from where the source is, as seen from here; what is no path there is a module's name."""
+    name, separator, rest = path.partition("::")
+    below = os.path.join(_told["source"], name)
+    if os.path.lexists(below) and os.path.realpath(os.getcwd()) != os.path.realpath(_told["source"]):
+        name = below
+    return name + separator + rest
+
+
+def _remember_failed(config: pytest.Config, failed: list[str]) -> None:
+    """What ``--lf`` and ``--ff`` go by; the folder ends with the container."""
+    folder = Path(str(config.getini("cache_dir")))
+    try:
+        place = Path(_root(config), folder, "v", "cache")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "lastfailed").write_text(json.dumps(dict.fromkeys(failed, True)))
+    except OSError as error:
+        raise pytest.UsageError(f"what failed before cannot be told to --lf: {error}") from None
+
+
+def _is_distributed(config: pytest.Config) -> bool:
+    option = config.option
+    return bool(getattr(option, "numprocesses", 0) or getattr(option, "dist", "no") != "no" or getattr(option, "tx", 0))
+
+
+def _root(config: Any) -> str:
+    return str(config.rootpath if hasattr(config, "rootpath") else config.rootdir)  # pytest 6.0 has the latter
+
+
+def _out_of_the_list(config: pytest.Config) -> None:
+    """Of plugins that are installed, which pytest and others show; pluggy has no other way."""
+    listed = getattr(config.pluginmanager, "_plugin_distinfo", None)
+    if isinstance(listed, list):
+        listed[:] = [pair for pair in listed if getattr(pair[0], "__name__", "") != __name__]
+
+
+# Fixtures of the host
+
+
+@pytest.fixture(scope="session")
+def base_image() -> NoReturn:
+    _skip_for_the_host("base_image")
+
+
+@pytest.fixture(scope="session")
+def deps_image() -> NoReturn:
+    _skip_for_the_host("deps_image")
+
+
+@pytest.fixture(scope="session")
+def build_image() -> NoReturn:
+    _skip_for_the_host("build_image")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any) -> None:
+    """The plugin itself may be installed in here too, and would look for an engine."""
+    if fixturedef.argname in HOST_FIXTURES and fixturedef.func.__module__ == "pytest_stagebuild.plugin":
+        _skip_for_the_host(fixturedef.argname)
+
+
+def _skip_for_the_host(name: str) -> NoReturn:
+    pytest.skip(f"the fixture {name} belongs to the host: name this file in host_tests, and it runs there")
+
+
+# What is told
+
+
+class _Reporter:
+    """The plugin object that tells. Workers of pytest-xdist have none: their reports come to their controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._session: Any = None
+        self._name = f"{os.getpid()}-{time.time_ns()}"
+        self._phases: dict[str, list[dict[str, Any]]] = {}
+        self._locations: dict[str, Any] = {}
+        self._collected = False
+        self._deselected = 0
+        self._exit: int | None = None
+        self._stopped = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
+        config = self._config
+        self._tell(
+            "session",
+            v=VERSION,
+            pytest=pytest.__version__,
+            python="{}.{}.{}".format(*sys.version_info[:3]),
+            root=_root(config),
+            cwd=str(config.invocation_params.dir),
+            distributed=_is_distributed(config),
+        )
+
+    def pytest_deselected(self, items: Any) -> None:
+        self._deselected += len(items)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        chains = [[[type(node).__name__, node.name] for node in item.listchain()[1:]] for item in session.items]
+        self._tell_collected([item.nodeid for item in session.items], chains if self._config.option.collectonly else [])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        if not self._collected:
+            self._tell_collected(list(ids), [])
+
+    def _tell_collected(self, ids: list[str], chains: list[Any]) -> None:
+        self._collected = True
+        self._tell("collected", ids=ids, deselected=self._deselected, chains=chains)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        # One that passed tells something only where it had failed before.
+        if report.outcome != "passed" or report.nodeid in _told.get("last_failed", ()):
+            ids = [node.nodeid for node in report.result if isinstance(node, pytest.Item)]
+            self._tell("collect", id=report.nodeid, ids=ids, phase=self._phase(report))
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+        self._locations[nodeid] = location
+        self._tell("start", id=nodeid, location=location)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Last, for the terminal's part of pytest changes reports: of tests whose subtests failed.
+        self._locations[report.nodeid] = report.location
+        self._phases.setdefault(report.nodeid, []).append(self._phase(report))
+        if report.when not in ("setup", "call", "teardown"):  # a worker has died, and the test with it
+            self._tell_test(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._tell_test(nodeid)
+
+    def _tell_test(self, nodeid: str) -> None:
+        phases = self._phases.pop(nodeid, [])
+        location = self._locations.pop(nodeid, None)
+        if phases:
+            self._tell("test", id=nodeid, location=location, phases=phases)
+
+    def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str) -> None:
+        self._tell(
+            "warning",
+            category=warning_message.category.__name__,
+            message=_cut(str(warning_message.message)),
+            file=str(warning_message.filename),
+            line=warning_message.lineno,
+            when=when,
+            id=nodeid,
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self._tell("internal_error", text=_cut(str(excrepr)))
+
+    def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
+        self._stopped = str(excinfo.value) or type(excinfo.value).__name__
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._exit = int(exitstatus)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        if self._session is None:
+            return
+        for nodeid in list(self._phases):
+            self._tell_test(nodeid)
+        stopped = self._stopped or self._session.shouldfail or self._session.shouldstop
+        self._tell("end", exit=self._exit, stopped=str(stopped or ""))
+
+    def _tell(self, event: str, **what: Any) -> None:
+        _reports.append(dict(what, event=event, session=self._name))
+
+    def _phase(self, report: Any) -> dict[str, Any]:
+        phase: dict[str, Any] = {
+            "when": report.when,
+            "outcome": report.outcome,
+            "duration": getattr(report, "duration", 0.0),
+            "start": getattr(report, "start", 0.0),
+            "stop": getattr(report, "stop", 0.0),
+        }
+        sections = getattr(report, "sections", None)
+        if sections:
+            phase["sections"] = [[str(title), _cut(str(text))] for title, text in sections]
+        properties = getattr(report, "user_properties", None)
+        if properties:
+            phase["properties"] = [[str(name), _plain(value)] for name, value in properties]
+        if hasattr(report, "wasxfail"):
+            phase["xfail"] = str(report.wasxfail)
+        context = getattr(report, "context", None)
+        if type(report).__name__.lower() == "subtestreport" and context is not None:
+            kwargs = [[str(name), str(value)] for name, value in context.kwargs.items()]
+            phase["subtest"] = {"message": context.msg, "parameters": kwargs}
+        longrepr = report.longrepr
+        if isinstance(longrepr, tuple):
+            phase["skip"] = [str(longrepr[0]), longrepr[1], str(longrepr[2])]
+        elif longrepr is not None:
+            crash = getattr(longrepr, "reprcrash", None)
+            phase["failure"] = {
+                "text": _cut(_text(report, color=_told.get("color", False))),
+                "crash": [str(crash.path), crash.lineno, str(crash.message)] if crash is not None else None,
+            }
+        return phase
+
+
+def _text(report: Any, *, color: bool) -> str:
+    try:
+        from _pytest._io import TerminalWriter  # no public way makes a text with colours, or keeps its first indent
+    except ImportError:
+        return str(report.longreprtext)
+    text = io.StringIO()
+    writer = TerminalWriter(text)
+    writer.hasmarkup = color
+    report.toterminal(writer)
+    return text.getvalue().strip("\n")
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LARGEST:
+        return text
+    half = _LARGEST // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"

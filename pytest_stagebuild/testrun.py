@@ -1,0 +1,71 @@
+"""The test stage: the test command in a disposable sandbox, and what its tests tell while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
+from pytest_stagebuild.engines.protocol import OutputSink
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifacts, with_own_programs
+from pytest_stagebuild.results.channel import REPORTS, Reports
+from pytest_stagebuild.results.events import Event
+from pytest_stagebuild.results.injection import Told
+from pytest_stagebuild.results.tally import Tally
+from pytest_stagebuild.secrets import redacted
+from pytest_stagebuild.stage import Stage
+
+
+def run_tests(
+    workplace: Workplace,
+    stage: Stage,
+    ground: Ground,
+    told: Told,
+    *,
+    output: OutputSink,
+    heard: Callable[[Event], None],
+    step: Callable[[str], None] = lambda _: None,
+    artifacts: Path | None = None,
+) -> StageRun:
+    """Run the test command on what is selected; ``heard`` is given each event as it comes, by the calling thread.
+
+    ``artifacts`` is the folder that those of the settings are copied to.
+    """
+    inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
+    tally = Tally()
+
+    def hear(event: Event) -> None:
+        tally.take(event)
+        heard(event)
+
+    with workplace.sandbox(
+        ground,
+        labels={},
+        network=stage.network,
+        timeout=stage.timeout,
+        step=step,
+        files=told.files(),
+        writable=(REPORTS,),
+    ) as (sandbox, upload):
+        reports = Reports(sandbox, lambda text: redacted(text, workplace.redactions))
+
+        def listen() -> None:
+            for event in reports.so_far():
+                hear(event)
+
+        ended = sandbox.run(
+            with_own_programs(sandbox, stage.command),
+            cwd=WORKING_DIRECTORY,
+            env=workplace.environment({**stage.env, **told.environment(stage.command, inside)}),
+            timeout=stage.timeout,
+            output=output,
+            meanwhile=listen,
+        )
+        step("command ended")
+        for event in reports.rest():
+            hear(event)
+        run = StageRun(ended, upload.sent, upload.surprises, tally=tally)
+        run.notes = (reports.problem,) if reports.problem else ()
+        if artifacts is not None:
+            run.notes += take_artifacts(sandbox, workplace.settings.artifacts, artifacts)
+    return run
