@@ -34,6 +34,10 @@ _NOTHING_TOLD: Final = (
     "no reports arrived from the pytest of the test command, so its tests are one item: `env -i`, `python -I` and the "
     "like keep out what the run adds to its environment"
 )
+_NOT_SELECTED: Final = (
+    "What was selected did not reach the pytest of the test command: `env -i`, `python -I` and the like keep out what "
+    "the run adds to its environment. Leave the selection out, or put it into the test command."
+)
 
 
 @dataclass
@@ -72,11 +76,18 @@ class Attempt:
             hint = self._hint(run.exit)
         return self._result("failed", failure=self._failure(cause, hint), notes=notes)
 
-    def tested(self, run: StageRun, notes: tuple[str, ...]) -> StageResult:
-        """The test command has ended: what it comes to, by its exit code and by what its tests have told."""
+    def tested(self, run: StageRun, selected: tuple[str, ...], notes: tuple[str, ...]) -> StageResult:
+        """The test command has ended: what it comes to, by its exit code and by what its tests have told.
+
+        ``selected`` are the words that chose among its tests.
+        """
         code, tally = run.exit.code, run.tally
         ended_well = code == 0 and not run.exit.timed_out
         if tally is None or not tally.told:
+            if selected and code in _EXITS_OF_TESTS and not run.exit.timed_out:
+                return self._result(
+                    "failed", failure=self._failure("not the selected tests", _NOT_SELECTED), notes=notes
+                )
             if code == NO_TESTS and runs_pytest(self.stage.command):
                 return self._result("failed", failure=self._failure(NO_TESTS_COLLECTED, _NO_TESTS_HINT), notes=notes)
             if runs_pytest(self.stage.command) and code in _EXITS_OF_TESTS and not run.exit.timed_out:

@@ -302,7 +302,7 @@ class Pipeline:
         notes = (*run.notes, *self._after(stage, run))
         if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
-        return attempt.tested(run, notes)
+        return attempt.tested(run, self._selection.typed, notes)
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)

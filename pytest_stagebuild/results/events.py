@@ -28,10 +28,11 @@ class Crash:
 
 @dataclass(frozen=True)
 class Failed:
-    """The traceback as text, with colours if they were asked for."""
+    """The traceback as text, with colours if they were asked for; or only a ``message``."""
 
     text: str
     crash: Crash | None = None
+    message: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def _why(told: _Told) -> Failed | Skipped | None:
         if failure.value.get("crash") is not None:
             path, line, message = _list(failure.value["crash"], 3)
             crash = Crash(told.plain(path), _int(line), told.plain(message))
-        return Failed(failure.text("text"), crash)
+        return Failed(failure.text("text"), crash, failure.value.get("message") is True)
     return None
 
 

@@ -117,6 +117,8 @@ class Expansion(Silent):
     def _longrepr(self, name: str, phase: Phase) -> Any:  # noqa: ANN401 - pytest takes whatever has what it asks for
         folder = self._of(name).cwd
         match phase.why:
+            case Failed(text=text, message=True):
+                return text
             case Failed(text=text, crash=crash):
                 if crash is not None:
                     crash = Crash(self._paths.shown(crash.path, folder), crash.line, crash.message)

@@ -233,9 +233,9 @@ class FakeSandbox:
                 self.running.clear()
                 return CommandExit(137, deadline, timed_out=True)
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> FakeWatcher:
+    def run_beside(self, program: str, arguments: Sequence[str]) -> FakeWatcher | FakeFollower:
         with self.engine.step("run_beside"):
-            return FakeWatcher(self, arguments)
+            return FakeWatcher(self, arguments) if len(arguments) > 1 else FakeFollower()
 
     def end_processes(self) -> list[str]:
         with self.engine.step("end_processes"):
@@ -273,6 +273,16 @@ class FakeSandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+
+class FakeFollower:
+    """Is never there in time: what is in a file is read at the end."""
+
+    def line(self, timeout: float) -> str | None:
+        return None
+
+    def complaint(self) -> str:
+        return "there is no Python in the image"
 
 
 class FakeWatcher:

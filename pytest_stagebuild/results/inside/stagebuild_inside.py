@@ -33,8 +33,10 @@ _LARGEST = 1 << 20
 
 def _leave_no_trace() -> None:
     sys.path[:] = [entry for entry in sys.path if entry != _HERE]
-    for variable, separator, ours in (("PYTHONPATH", os.pathsep, _HERE), ("PYTEST_PLUGINS", ",", _NAME)):
-        left = [part for part in os.environ.pop(variable, "").split(separator) if part != ours]
+    passed = "pass_env+=PYTHONPATH,PYTEST_PLUGINS"
+    ours = {_HERE, _NAME, "testenv." + passed, "env_run_base." + passed}
+    for variable, separator in (("PYTHONPATH", os.pathsep), ("PYTEST_PLUGINS", ","), ("TOX_OVERRIDE", ";")):
+        left = [part for part in os.environ.pop(variable, "").split(separator) if part not in ours]
         if any(left):
             os.environ[variable] = separator.join(left)
 
@@ -81,22 +83,28 @@ _leave_no_trace()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Before anything has looked at the options, and before pytest-xdist passes them on to its workers."""
-    if hasattr(config, "workerinput"):
-        return
+    """Before anything has looked at the options; in workers of pytest-xdist too, which read the command line anew."""
     _out_of_the_list(config)
     for name, value in _told.get("options", {}).items():
         setattr(config.option, name, _together(name, getattr(config.option, name, None), value))
     if _told.get("paths"):
         config.args[:] = [_here(path) for path in _told["paths"]]
+    if hasattr(config, "workerinput"):
+        return  # what it reports comes to its controller
     if "last_failed" in _told:
         _remember_failed(config, _told["last_failed"])
-    if _is_distributed(config):
-        # Its workers get both from here; tests run there, and our fixtures are asked for.
-        config.option.plugins.append(_NAME)
-        sys.path.append(_HERE)
     if _told.get("report"):
         config.pluginmanager.register(_Reporter(config), "stagebuild-reporter")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Workers are about to be started: they need this module, and get what it leaves no trace of."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_HERE, os.environ.get("PYTHONPATH")]))
+    # Newer ones give their workers the path that they found themselves: https://github.com/pytest-dev/pytest-xdist
+    frozen = getattr(sys.modules.get("xdist.plugin"), "_sys_path", None)
+    if isinstance(frozen, list) and _HERE not in frozen:
+        frozen.insert(0, _HERE)
 
 
 def _together(name: str, before: Any, value: Any) -> Any:
@@ -309,6 +317,7 @@ class _Reporter:
             crash = getattr(longrepr, "reprcrash", None)
             phase["failure"] = {
                 "text": _cut(_text(report, color=_told.get("color", False))),
+                "message": isinstance(longrepr, str),
                 "crash": [str(crash.path), crash.lineno, str(crash.message)] if crash is not None else None,
             }
         return phase
