@@ -6,12 +6,14 @@ import shutil
 import sys
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import PullProgress
 from pytest_stagebuild.output import ForeignText, clean_line, fitted
 from pytest_stagebuild.results.events import Ended, Event, Session
+from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
 _TICK: Final = 0.2
+_HELD: Final = 10_000
 _PULL_EVERY: Final = 5.0
 """Seconds between two lines about a pull where lines cannot be rewritten."""
 
@@ -38,6 +41,7 @@ class LiveView:
         self._stream = stream
         self._raw = raw
         self._reporting = False
+        self._held: deque[str] | None = None
         self._detailed = verbosity > 0
         self._quiet = quiet
         self._moving = reporter.isatty and not stream and not quiet
@@ -72,6 +76,9 @@ class LiveView:
     def stage_started(self, stage: Stage, reason: str) -> None:
         self._line(f"{stage.name}: {stage.command}" + (f"  ({reason})" if reason else ""))
         self._stage, self._since, self._last_line = stage.name, time.monotonic(), ""
+        if self._stream and not self._raw and stage.name == "test" and runs_pytest(stage.command):
+            # Its tests will report by themselves, it is to be hoped: what is printed comes sooner than what is told.
+            self._held = deque(maxlen=_HELD)
         if self._moving:
             self._stopped.clear()
             self._ticker = threading.Thread(target=self._tick, name="stagebuild-live", daemon=True)
@@ -82,7 +89,9 @@ class LiveView:
     def output(self, stage: StageName, text: str) -> None:
         if self._reporting:
             return
-        if self._stream:
+        if self._held is not None:
+            self._held.append(text)
+        elif self._stream:
             with self._lock:
                 self._begin_line(unless=self._streamed)
                 text = self._foreign.feed(text)
@@ -98,6 +107,7 @@ class LiveView:
         match event:
             case Session():
                 self.stop()
+                self._held = None
                 if event.distributed and not self._raw:
                     self.end_line()  # before letters that no name of a file goes before
                 self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
@@ -108,6 +118,9 @@ class LiveView:
 
     def stage_finished(self, result: StageResult) -> None:
         self.stop()
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.output(result.stage, "".join(held))
         if ended := self._foreign.end():
             self._reporter.write(ended)
         said = f"{result.stage}: {outcome_word(result.outcome)}"
