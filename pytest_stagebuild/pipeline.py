@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -287,8 +287,14 @@ class Pipeline:
             last_failed.take(event)
             self._observer.heard(event)
 
+        how: Callable[..., StageRun] = run_tests
+        if self.settings.isolate != "stage":
+            from pytest_stagebuild.isolation import run_isolated
+
+            how = run_isolated
+
         with attempt.logged(self._log("test")) as log:
-            run = run_tests(
+            run = how(
                 self._work,
                 stage,
                 ground,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
-from pytest_stagebuild.engines.protocol import OutputSink
+from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifacts, with_own_programs
 from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
@@ -26,10 +26,13 @@ def run_tests(
     heard: Callable[[Event], None],
     step: Callable[[str], None] = lambda _: None,
     artifacts: Path | None = None,
+    timeout: float | None = None,
+    opened: Callable[[Sandbox], None] = lambda _: None,
 ) -> StageRun:
     """Run the test command on what is selected; ``heard`` is given each event as it comes, by the calling thread.
 
-    ``artifacts`` is the folder that those of the settings are copied to.
+    ``artifacts`` is the folder that those of the settings are copied to; ``timeout`` (in seconds) is used in place of
+    the stage's; ``opened`` is given the sandbox before the command runs.
     """
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
@@ -47,6 +50,7 @@ def run_tests(
         files=told.files(),
         writable=(REPORTS,),
     ) as (sandbox, upload):
+        opened(sandbox)
         reports = Reports(sandbox, lambda text: redacted(text, workplace.redactions))
 
         def listen() -> None:
@@ -57,7 +61,7 @@ def run_tests(
             with_own_programs(sandbox, stage.command),
             cwd=WORKING_DIRECTORY,
             env=workplace.environment({**stage.env, **told.environment(stage.command, inside)}),
-            timeout=stage.timeout,
+            timeout=stage.timeout if timeout is None else timeout,
             output=output,
             meanwhile=listen,
         )
