@@ -187,6 +187,11 @@ def _check(typed: CommandLine) -> None:
         raise ConfigurationError(
             "--stagebuild-from takes a checkpoint as it is and --stagebuild-rebuild takes none: give one of them."
         )
+    if typed.junit and typed.isolate not in (None, "stage"):
+        raise ConfigurationError(
+            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give one "
+            "of them."
+        )
     texts = {
         "source": (typed.source,),
         "image": (typed.image,),

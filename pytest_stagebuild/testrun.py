@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
@@ -11,6 +12,7 @@ from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifa
 from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
+from pytest_stagebuild.results.junit_files import JUnitFiles
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.stage import Stage
@@ -36,6 +38,7 @@ def run_tests(
     """
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
+    redact = partial(redacted, values=workplace.redactions)
 
     def hear(event: Event) -> None:
         tally.take(event)
@@ -51,7 +54,7 @@ def run_tests(
         writable=(REPORTS,),
     ) as (sandbox, upload):
         opened(sandbox)
-        reports = Reports(sandbox, lambda text: redacted(text, workplace.redactions))
+        reports = Reports(sandbox, redact)
 
         def listen() -> None:
             for event in reports.so_far():
@@ -70,6 +73,13 @@ def run_tests(
             hear(event)
         run = StageRun(ended, upload.sent, upload.surprises, tally=tally)
         run.notes = (reports.problem,) if reports.problem else ()
+        if workplace.settings.junit:
+            files = JUnitFiles(sandbox, workplace.settings.junit, redact)
+            for event in files.events(known=tally.knows):
+                hear(event)
+            for problem in files.problems[:1]:
+                tally.give_up(problem)
+            run.notes += tuple(files.notes)
         if artifacts is not None:
             run.notes += take_artifacts(sandbox, workplace.settings.artifacts, artifacts)
     return run
