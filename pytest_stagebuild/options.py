@@ -189,8 +189,8 @@ def _check(typed: CommandLine) -> None:
         )
     if typed.junit and typed.isolate not in (None, "stage"):
         raise ConfigurationError(
-            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give one "
-            "of them."
+            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give "
+            "one of them."
         )
     texts = {
         "source": (typed.source,),

@@ -7,7 +7,7 @@ import re
 import shlex
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import Sandbox
@@ -27,8 +27,10 @@ _SPECIAL: Final = re.compile(r"[*?\[]")
 
 
 class JUnitFiles:
-    """What the files that match ``globs`` tell; relative ones begin at ``/src``. ``problems`` are what could not be
-    read, ``notes`` what else the user should know."""
+    """What the files that match ``globs`` tell; relative ones begin at ``/src``.
+
+    ``problems`` are what could not be read, ``notes`` what else the user should know.
+    """
 
     def __init__(self, sandbox: Sandbox, globs: Iterable[str], redact: Callable[[str], str]) -> None:
         self.problems: list[str] = []
@@ -50,7 +52,7 @@ class JUnitFiles:
                     if file is None:
                         self.problems.append(f"{path} is no file any more")
                         continue
-                    for tested in read_junit(file, name, self._redact):
+                    for tested in read_junit(cast("BinaryIO", file), name, self._redact):
                         if known(tested.id):
                             continue
                         if not begun:
@@ -86,7 +88,7 @@ class JUnitFiles:
             command, cwd="/", env={}, timeout=_PATIENCE, output=lambda _, piece: said.append(piece), user="root"
         )
         if ended.timed_out:
-            raise EngineError(f"the files that match {pattern} were not found within {_PATIENCE:g} s. Name them better.")
+            raise EngineError(f"no files that match {pattern} were found within {_PATIENCE:g} s. Name them better.")
         return b"".join(said).decode("utf-8", "surrogateescape").splitlines()
 
 

@@ -316,11 +316,8 @@ def test_collecting_alone_lists_the_tests_inside(shared, tests_of):
 
 @on_local
 def test_a_secret_is_in_no_report(shared, tests_of, tmp_path):
-    tests_of(
-        {
-            "test_a.py": "import os\ndef test_a():\n    print(os.environ['TOKEN'])\n    assert os.environ['TOKEN'] == 'x'\n"
-        }
-    )
+    test = "def test_a():\n    print(os.environ['TOKEN'])\n    assert os.environ['TOKEN'] == 'x'\n"
+    tests_of({"test_a.py": f"import os\n{test}"})
     secret = "pa$$wörd-1234"
     run = shared.stagebuild(
         "--stagebuild-secret=TOKEN",
