@@ -125,7 +125,9 @@ def tests_of(shared):
     return put
 
 
-each_engine = pytest.mark.parametrize("ground", ["docker", "docker_with_user", "local"], indirect=True, scope="module")
+each_engine = pytest.mark.parametrize(
+    "ground", ["docker", "docker_with_user", "podman", "local"], indirect=True, scope="module"
+)
 on_local = pytest.mark.parametrize("ground", ["local"], indirect=True, scope="module")
 
 
