@@ -60,8 +60,8 @@ def test_belongs_to_the_host(request):
 }
 
 SHOWN = """\
-tests/deeper/test_host.py s                                                                  [  7%]
-tests/test_kinds.py .FE.EsxX....                                                             [ 92%]
+tests/deeper/test_host.py s                                                                  [ 21%]
+tests/test_kinds.py .FE.EsxX....
 stagebuild test: FAILED 0.0s, exit 1                                                         [100%]
 
 ============================================== ERRORS ==============================================
