@@ -7,8 +7,8 @@ Surefire, CTest, GoogleTest and pytest; https://github.com/testmoapp/junitxml co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 from pytest_stagebuild.results.events import Crash, Failed, Location, Phase, Property, Skipped, Tested
 from pytest_stagebuild.results.junit_stream import JUnitError, testcases
@@ -17,7 +17,7 @@ from pytest_stagebuild.values import dataclass
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from junitparser.junitparser import Result
+    from junitparser.junitparser import Result, System
     from junitparser.xunit2 import TestCase
 
 __all__ = ["Ids", "JUnitError", "read_junit"]
@@ -43,8 +43,9 @@ _STATUS: Final[dict[str, Literal["skipped", "failed"]]] = {
 _FIXTURE: Final = re.compile(r"(?i)(?:(?:failed|error) (?:on|at|in|during) |test )?(set-?up|tear-?down)\b")
 """How the message of an error begins that is none of the test's own: pytest's "failed on setup with ..."."""
 
+_BLANK_LINES: Final = re.compile(r"\A(?:[ \t\r]*\n)+")
+
 When = Literal["setup", "call", "teardown"]
-_WHEN: Final[tuple[When, ...]] = get_args(When)
 
 
 class Ids:
@@ -93,7 +94,11 @@ def _tested(element: Element, suite: str, session: str, ids: Ids) -> Tested:
     holder = file or classname or _name(suite)
     location = (holder, _line(element.get("line")), name)
     identifier = ids.own(f"{holder}::{name}" if holder else name)
-    return Tested(session, identifier, location, _phases(case, element, location))
+    # Not those of an earlier run, which are within its own element.
+    kinds: Mapping[str, type[Any]] = TestCase.ITER_TYPES
+    parts = [kinds[part.tag].fromelem(part) for part in element if part.tag in kinds]
+    properties = tuple(_properties(case)) if len(element) else ()
+    return Tested(session, identifier, location, _phases(element, parts, properties, location))
 
 
 @dataclass(frozen=True)
@@ -106,54 +111,52 @@ class _Came:
 
 
 _PASSED: Final = _Came("passed")
+_SET_UP: Final = Phase("setup", "passed")
+_TORN_DOWN: Final = Phase("teardown", "passed")
 
 
-def _phases(case: TestCase, element: Element, location: Location) -> tuple[Phase, ...]:
-    came = _came(case, element, location)
-    sections, properties = tuple(_sections(case)), tuple(_properties(case))
-    # Where the set-up fails, pytest has no call; and what was captured is in every report from there on.
-    timed: When = "setup" if "setup" in came else "call"
-    phases: list[Phase] = []
-    for when in _WHEN:
-        if when == "call" != timed:
-            continue
+def _phases(
+    element: Element, parts: list[Result | System], properties: tuple[Property, ...], location: Location
+) -> tuple[Phase, ...]:
+    came = _came(element, parts, location)
+    sections = tuple(_sections(parts)) if parts else ()
+
+    def phase(when: When, duration: float = 0.0) -> Phase:
         what = came.get(when, _PASSED)
-        duration = _seconds(element.get("time")) if when == timed else 0.0
-        captured = sections if when in (timed, "teardown") else ()
-        phases.append(
-            Phase(
-                when,
-                what.outcome,
-                duration,
-                why=what.why,
-                xfail=what.xfail,
-                sections=captured,
-                properties=properties,
-            )
+        return Phase(
+            when, what.outcome, duration, why=what.why, xfail=what.xfail, sections=sections, properties=properties
         )
-    return tuple(phases)
+
+    # Where the set-up fails, pytest has no call; and its last report has all that was captured before.
+    seconds = _seconds(element.get("time"))
+    first = (phase("setup", seconds),) if "setup" in came else (_SET_UP, phase("call", seconds))
+    return (*first, phase("teardown") if sections or properties or "teardown" in came else _TORN_DOWN)
 
 
-def _came(case: TestCase, element: Element, location: Location) -> dict[When, _Came]:
+def _came(element: Element, parts: list[Result | System], location: Location) -> dict[When, _Came]:
     """What the phases came to that did not pass."""
-    import junitparser
+    from junitparser import Error, Failure
+    from junitparser import Skipped as SkippedResult
 
     broken: dict[When, list[Result]] = {}
-    for failure in case.iterchildren(junitparser.Failure):
-        broken.setdefault("call", []).append(failure)
-    for error in case.iterchildren(junitparser.Error):
-        broken.setdefault(_when(error.message or ""), []).append(error)
+    for part in parts:
+        if isinstance(part, (Failure, Error)):
+            broken.setdefault(_when(part.message or "") if isinstance(part, Error) else "call", []).append(part)
     if "setup" in broken:
         broken["setup"] += broken.pop("call", [])
     if broken:
         return {when: _Came("failed", _failed(results, location)) for when, results in broken.items()}
-    for skipped in case.iterchildren(junitparser.Skipped):
-        reason = (skipped.message or skipped.text or "").strip()
-        if skipped.type == "pytest.xfail":
-            return {"call": _Came("skipped", xfail=reason)}
-        return {"call": _skipped(reason, location)}
+    for part in parts:
+        if isinstance(part, SkippedResult):
+            reason = (part.message or part.text or "").strip()
+            xfailed = part.type == "pytest.xfail"
+            return {"call": _Came("skipped", xfail=reason) if xfailed else _skipped(reason, location)}
+    return _came_by_status(element, location)
+
+
+def _came_by_status(element: Element, location: Location) -> dict[When, _Came]:
     words = [(element.get(name) or "").strip().lower() for name in ("status", "result")]
-    said = {_STATUS[word]: word for word in reversed(words) if word in _STATUS}
+    said = {_STATUS[word]: word for word in words if word in _STATUS}
     if "failed" in said:
         text = f"{said['failed']}, and no more is said of it"
         return {"call": _Came("failed", Failed(text, _crash(text, location)))}
@@ -177,11 +180,7 @@ def _failed(results: list[Result], location: Location) -> Failed:
 
 def _text(result: Result) -> str:
     """All that a failure says, each thing once."""
-    message, text = (result.message or "").strip(), (result.text or "").rstrip()
-    lines = text.split("\n")
-    while lines and not lines[0].strip():
-        del lines[0]
-    text = "\n".join(lines)
+    message, text = (result.message or "").strip(), _BLANK_LINES.sub("", (result.text or "").rstrip())
     if not text:
         kind = (result.type or "").strip()
         words = [message] if message.startswith(kind) else [kind, message]
@@ -200,18 +199,18 @@ def _skipped(reason: str, location: Location) -> _Came:
     return _Came("skipped", Skipped(path, 1 if line is None else line + 1, reason))
 
 
-def _sections(case: TestCase) -> Iterator[tuple[str, str]]:
+def _sections(parts: list[Result | System]) -> Iterator[tuple[str, str]]:
     """What the test wrote, and what came of the times that it was run before."""
     from junitparser import SystemErr, SystemOut
-    from junitparser.xunit2 import FlakyError, FlakyFailure, RerunError, RerunFailure
+    from junitparser.xunit2 import InterimResult
 
     for kind, stream in ((SystemOut, "stdout"), (SystemErr, "stderr")):
-        texts = [part.text for part in case.iterchildren(kind) if (part.text or "").strip()]
-        if texts:
-            yield f"Captured {stream} call", "\n".join(texts)
-    for before in (FlakyFailure, FlakyError, RerunFailure, RerunError):
-        for run in case.iterchildren(before):
-            texts = [_text(run), run.stack_trace, run.system_out, run.system_err]
+        written = [part.text for part in parts if isinstance(part, kind) and (part.text or "").strip()]
+        if written:
+            yield f"Captured {stream} call", "\n".join(written)
+    for part in parts:
+        if isinstance(part, InterimResult):
+            texts = [_text(part), part.stack_trace, part.system_out, part.system_err]
             yield "Failed before", "\n\n".join(text.strip("\n") for text in texts if (text or "").strip())
 
 

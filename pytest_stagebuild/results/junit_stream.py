@@ -44,6 +44,19 @@ _LONGEST_SECRET: Final = 64 << 10
 _ROOTS: Final = ("testsuites", "testsuite")
 
 _OTHER_FILE: Final = "name only the JUnit XML files of test tools"
+_STOPPED: Final = "was the test tool stopped before it had written its results?"
+_ESCAPE: Final = "let the test tool escape what its tests print, and leave out control characters"
+_UTF_8: Final = "let the test tool write UTF-8"
+
+_ADVICE: Final = {
+    # https://github.com/libexpat/libexpat/blob/master/expat/lib/expat.h, enum XML_Error
+    2: _OTHER_FILE,  # syntax error: it does not begin as XML does
+    3: _STOPPED,  # no element found
+    5: _STOPPED,  # unclosed token
+    6: _STOPPED,  # partial character
+    18: _UTF_8,  # unknown encoding
+    20: _STOPPED,  # unclosed CDATA section
+}
 
 
 class JUnitError(StagebuildError):
@@ -83,7 +96,7 @@ def testcases(file: BinaryIO, redact: Callable[[str], str]) -> Iterator[tuple[El
 
 def _check(size: int) -> None:
     if not size:
-        raise JUnitError("it is empty: was the test tool stopped before it wrote its results?")
+        raise JUnitError(f"it is empty: {_STOPPED}")
     if size > FILE_BYTES:
         raise JUnitError(f"it is larger than {FILE_BYTES >> 20:,} MiB: let the test tool write several files")
 
@@ -99,7 +112,7 @@ def _explained(redact: Callable[[str], str]) -> Iterator[None]:
         yield
     except ParseError as error:
         raise JUnitError(
-            f"it is no well-formed XML ({redact(str(error))}): was the test tool stopped while it wrote it?"
+            f"it is no well-formed XML ({redact(str(error))}): {_ADVICE.get(error.code, _ESCAPE)}"
         ) from error
     except DefusedXmlException as error:
         raise JUnitError(
@@ -231,6 +244,10 @@ class _Testcases:
         return self._new(tag, {name: self._kept(value) for name, value in attributes.items() if "}" not in name})
 
     def _kept(self, text: str) -> str:
+        if len(text) <= self._left // 2:
+            text = self._redact(text)
+            self._left = max(0, self._left - len(text))
+            return text
         ends = _Ends(self._left // 2)
         ends.add(text)
         return self._redacted(ends)
