@@ -148,7 +148,7 @@ def _came(element: Element, parts: list[Result | System], location: Location) ->
         return {when: _Came("failed", _failed(results, location)) for when, results in broken.items()}
     for part in parts:
         if isinstance(part, SkippedResult):
-            reason = (part.message or part.text or "").strip()
+            reason = _message(part) or (part.text or "").strip()
             xfailed = part.type == "pytest.xfail"
             return {"call": _Came("skipped", xfail=reason) if xfailed else _skipped(reason, location)}
     return _came_by_status(element, location)
@@ -173,14 +173,20 @@ def _when(message: str) -> When:
 
 
 def _failed(results: list[Result], location: Location) -> Failed:
-    texts = [_text(result) for result in results]
-    message = (results[0].message or "").strip() or texts[0].partition("\n")[0]
+    texts = [_text(result, result.text) for result in results]
+    message = _message(results[0]) or texts[0].partition("\n")[0].strip()
     return Failed("\n\n".join(texts), _crash(message, location))
 
 
-def _text(result: Result) -> str:
-    """All that a failure says, each thing once."""
-    message, text = (result.message or "").strip(), _BLANK_LINES.sub("", (result.text or "").rstrip())
+def _message(result: Result) -> str:
+    """The message, where it says more than the name of its element; go-junit-report's does not."""
+    message = (result.message or "").strip()
+    return "" if message.lower() in {"failed", "skipped"} else message
+
+
+def _text(result: Result, text: str | None) -> str:
+    """All that a failure with this text says, each thing once."""
+    message, text = _message(result), _BLANK_LINES.sub("", (text or "").rstrip())
     if not text:
         kind = (result.type or "").strip()
         words = [message] if message.startswith(kind) else [kind, message]
@@ -210,7 +216,7 @@ def _sections(parts: list[Result | System]) -> Iterator[tuple[str, str]]:
             yield f"Captured {stream} call", "\n".join(written)
     for part in parts:
         if isinstance(part, InterimResult):
-            texts = [_text(part), part.stack_trace, part.system_out, part.system_err]
+            texts = [_text(part, part.stack_trace or part.text), part.system_out, part.system_err]
             yield "Failed before", "\n\n".join(text.strip("\n") for text in texts if (text or "").strip())
 
 
