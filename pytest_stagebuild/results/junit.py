@@ -92,7 +92,8 @@ def _tested(element: Element, suite: str, session: str, ids: Ids) -> Tested:
     file, classname = _name(element.get("file")), _name(case.classname)
     name = _name(case.name) or _NAMELESS
     holder = file or classname or _name(suite)
-    location = (holder, _line(element.get("line")), name)
+    # The id does not end in the domain, of which pytest would replace the full stops: "adds 1::5".
+    location = (holder, _line(element.get("line")), f"{holder} {name}".strip())
     identifier = ids.own(f"{holder}::{name}" if holder else name)
     # Not those of an earlier run, which are within its own element.
     kinds: Mapping[str, type[Any]] = TestCase.ITER_TYPES
@@ -148,7 +149,7 @@ def _came(element: Element, parts: list[Result | System], location: Location) ->
         return {when: _Came("failed", _failed(results, location)) for when, results in broken.items()}
     for part in parts:
         if isinstance(part, SkippedResult):
-            reason = _message(part) or (part.text or "").strip()
+            reason = " ".join((_message(part) or part.text or "").split())
             xfailed = part.type == "pytest.xfail"
             return {"call": _Came("skipped", xfail=reason) if xfailed else _skipped(reason, location)}
     return _came_by_status(element, location)

@@ -182,7 +182,7 @@ def test_several_failures_of_a_test_are_one_text():
 
 def test_a_place_counts_its_lines_as_pytest_does():
     test = sample("googletest")["tests/area_test.cc::Square"]
-    assert test.location == ("tests/area_test.cc", 4, "Square")
+    assert test.location == ("tests/area_test.cc", 4, "tests/area_test.cc Square")
     assert call(test).properties == (("corners", "4"),)
 
 
@@ -197,6 +197,7 @@ def test_a_place_counts_its_lines_as_pytest_does():
         ("surefire", "demo.AreaTest::point", ("demo.AreaTest", 1, "later")),
         ("ctest", "network::network", ("network", 1, "SKIP_RETURN_CODE=77")),
         ("ctest", "later::later", ("later", 1, "disabled")),
+        ("googletest", "tests/area_test.cc::Network", ("tests/area_test.cc", 20, "tests/area_test.cc:21 no network")),
         ("googletest", "tests/area_test.cc::DISABLED_Line", ("tests/area_test.cc", 30, "suppressed")),
         ("jest", "math.test.js::math roots", ("math.test.js", 1, "")),
     ],
@@ -303,6 +304,12 @@ def test_a_long_name_keeps_both_its_ends():
     assert len(identifier) < 3_000
 
 
+def test_pytest_shows_an_id_with_its_full_stops():
+    """It replaces those of the domain, where the id ends in it."""
+    test = sample("jest")["math.test.js::math adds 1.5 and 2"]
+    assert not test.id.endswith(test.location[2])
+
+
 # What came of a testcase
 
 
@@ -333,7 +340,7 @@ def test_a_time_is_a_number_of_seconds_or_nothing(time, seconds):
 
 @pytest.mark.parametrize("line", ["-1", "1.5", "x", "", "9" * 10_000])
 def test_a_line_that_is_none_is_left_out(line):
-    assert only(f'<testcase name="a" line="{line}"/>').location == ("suite", None, "a")
+    assert only(f'<testcase name="a" line="{line}"/>').location == ("suite", None, "suite a")
 
 
 @pytest.mark.parametrize(
