@@ -12,7 +12,6 @@ from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifa
 from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
-from pytest_stagebuild.results.junit_files import JUnitFiles
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.stage import Stage
@@ -74,6 +73,8 @@ def run_tests(
         run = StageRun(ended, upload.sent, upload.surprises, tally=tally)
         run.notes = (reports.problem,) if reports.problem else ()
         if workplace.settings.junit:
+            from pytest_stagebuild.results.junit_files import JUnitFiles
+
             files = JUnitFiles(sandbox, workplace.settings.junit, redact)
             for event in files.events(known=tally.knows):
                 hear(event)

@@ -14,7 +14,7 @@ from pytest_stagebuild.engines.protocol import Sandbox
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.results.events import Collected, Ended, Event, Session
 from pytest_stagebuild.results.injection import TOLD
-from pytest_stagebuild.results.junit import JUnitError, read_junit
+from pytest_stagebuild.results.junit import Ids, JUnitError, read_junit
 from pytest_stagebuild.tar import IterableFile
 
 _PATIENCE: Final = 120.0
@@ -41,6 +41,7 @@ class JUnitFiles:
 
     def events(self, *, known: Callable[[str], bool]) -> Iterator[Event]:
         """The events of their tests, but for those that are ``known`` by their class and name (``a.b.C::name``)."""
+        ids = Ids()
         for path in self._found():
             name = f"junit:{path}"
             begun = False
@@ -52,7 +53,7 @@ class JUnitFiles:
                     if file is None:
                         self.problems.append(f"{path} is no file any more")
                         continue
-                    for tested in read_junit(cast("BinaryIO", file), name, self._redact):
+                    for tested in read_junit(cast("BinaryIO", file), name, self._redact, ids):
                         if known(tested.id):
                             continue
                         if not begun:
