@@ -55,7 +55,7 @@ def by_itself(project, command: str) -> Results:
     """What the pytest of ``command`` prints and writes where nobody listens."""
     how = (f"--stagebuild-test-cmd={BY_HAND.format(command)}", "--stagebuild-artifact=by-hand.xml")
     run = project.stagebuild(*project.apart, *how)
-    assert set(run.outcomes().values()) > {"CACHED"}, run.output
+    assert "no reports arrived from the pytest of the test command" in run.output, run.output
     report = project.root / ".stagebuild" / "artifacts" / "by-hand.xml"
     return results((project.root / ".stagebuild" / "logs" / "test.log").read_text(), report)
 
@@ -63,10 +63,10 @@ def by_itself(project, command: str) -> Results:
 def reported(project, report: Path) -> Results:
     """What the pytest out here says of the same tests, without what it says of the stages."""
     run = project.stagebuild(*project.apart, "-vv", "-rA", f"--junitxml={report}")
-    assert set(run.outcomes().values()) > {"CACHED"}, run.output
-    assert run.outcomes()["test"] in ("ran", "FAILED")
+    outcomes = run.outcomes()
+    assert (outcomes["install"], outcomes["build"]) == ("CACHED", "CACHED"), run.output
     here = results(run.output, report)
-    stages = [case for case in here.cases if case[0] in {"pyproject.toml", "setup.py"}]
+    stages = [case for case in here.cases if case[0] in {"pyproject.toml", "setup"}]
     assert [case[1] for case in stages] == ["install", "build"]
     return Results(
         [case for case in here.cases if case not in stages],
@@ -79,8 +79,9 @@ def reported(project, report: Path) -> Results:
 def results(output: str, report: Path) -> Results:
     # Where a value is shown, its address is: of the same object it is another one in each process.
     output = re.sub(r"\b0x[0-9a-f]{6,}\b", "0x0", output)
-    words = r"(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|SUBPASSED|SUBFAILED|SUBSKIPPED)\b"
-    lines = [match[1] for match in re.finditer(rf"(?m)^(\S.*?::.* {words}.*?)(?: +\[ *\d+%\])?$", output)]
+    # Not those of subtests: what pytest prints of unittest's goes into the captured output of their test.
+    words = r"(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b"
+    lines = [match[1] for match in re.finditer(rf"(?m)^(\S.*?::.* {words})", output)]
     summary, _, last = output.partition(" short test summary info ")[2].partition("\n")[2].rpartition("\n=")
     counts = {what: int(many) for many, what in re.findall(r"(\d+) ([a-z][a-z ]*?)(?:,| in )", last)}
     return Results(cases_of(report), lines, summary.splitlines(), counts)
@@ -122,9 +123,6 @@ def assert_equal(inside: Results, outside: Results) -> None:
 )
 def test_the_outcomes_by_id_are_those_inside(new_copy, sdists, tmp_path, sdist, command, kinds):
     project = new_copy(sdists[sdist])
-    first = project.stagebuild(*project.apart, "-q")
-    assert first.code == 0, first.output
-
     inside = by_itself(project, command)
     outside = reported(project, tmp_path / "report.xml")
 
