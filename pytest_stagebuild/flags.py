@@ -13,6 +13,9 @@ import pytest
 RebuildFrom = Literal["all", "base", "install", "build", "test"]
 """The first stage that is to use no checkpoint; "all" is every one of them, "base" looks the image up anew too."""
 
+Isolation = Literal["stage", "file", "test"]
+"""What has a container of its own when tests are run: all of them together, each file, or each test."""
+
 DEFAULT_IMAGE: Final = "python:3.11-slim"
 
 DEFAULT_TIMEOUT: Final = 1800.0
@@ -85,6 +88,7 @@ def add_options(parser: pytest.Parser) -> None:
         ("secret", "NAME", "environment variable whose value goes to commands and is kept nowhere"),
         ("artifact", "PATH", "copy PATH out of the test container into .stagebuild/artifacts/"),
         ("host-tests", "PATH", "test files that run here rather than in the container"),
+        ("junit", "GLOB", "JUnit XML files that the test command leaves in the container: their tests are reported"),
     ):
         group.addoption(
             f"--stagebuild-{option}",
@@ -93,6 +97,17 @@ def add_options(parser: pytest.Parser) -> None:
             metavar=metavar,
             help=f"{text}; may be repeated, and adds to the project's table",
         )
+    group.addoption(
+        "--stagebuild-isolate",
+        choices=get_args(Isolation),
+        help="run each test file, or each test, in a container of its own (default: stage, all of them in one)",
+    )
+    group.addoption(
+        "--stagebuild-jobs",
+        type=_jobs,
+        metavar="N",
+        help="how many containers run at a time with --stagebuild-isolate (default: 1)",
+    )
     group.addoption(
         "--stagebuild-lockfile", metavar="FILE", help=f"index of checkpoints (default: DIR/{DEFAULT_LOCKFILE})"
     )
@@ -105,6 +120,12 @@ def _rebuild(text: str) -> str:
             "or put a bare --stagebuild-rebuild behind the paths"
         )
     return text
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of containers: write --stagebuild-jobs=N, from 1")
+    return int(text)
 
 
 def _prune(text: str) -> int | str:

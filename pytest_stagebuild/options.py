@@ -16,6 +16,7 @@ from pytest_stagebuild.flags import (
     DEFAULT_KEEP,
     DEFAULT_LOCKFILE,
     DEFAULT_TIMEOUT,
+    Isolation,
     RebuildFrom,
     add_options,
 )
@@ -59,6 +60,9 @@ class CommandLine:
     secrets: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     host_tests: tuple[str, ...] = ()
+    junit: tuple[str, ...] = ()
+    isolate: Isolation | None = None
+    jobs: int | None = None
     lockfile: str | None = None
 
 
@@ -68,7 +72,8 @@ class Settings:
 
     ``project`` names what checkpoints belong to, so that worktrees and clones share them. ``anchor`` is the file that
     stage items stand on, None where SOURCE has none that would do. ``host_tests`` are paths relative to SOURCE,
-    ``artifacts`` paths in the container, relative ones to ``/src``. ``keep`` checkpoints are kept per stage. ``given``
+    ``artifacts`` paths and ``junit`` globs in the container, relative ones to ``/src``. With another ``isolate`` than
+    "stage", ``jobs`` containers run at a time. ``keep`` checkpoints are kept per stage. ``given``
     repeats the options that were typed, without the values of secrets and without those that say where to start.
     """
 
@@ -83,6 +88,9 @@ class Settings:
     secrets: tuple[str, ...]
     artifacts: tuple[str, ...]
     host_tests: tuple[str, ...]
+    junit: tuple[str, ...]
+    isolate: Isolation
+    jobs: int
     lockfile: Path
     keep: int
     pass_host_env: bool
@@ -113,6 +121,9 @@ def command_line(namespace: argparse.Namespace) -> CommandLine:
         secrets=tuple(namespace.stagebuild_secret),
         artifacts=tuple(namespace.stagebuild_artifact),
         host_tests=tuple(namespace.stagebuild_host_tests),
+        junit=tuple(namespace.stagebuild_junit),
+        isolate=namespace.stagebuild_isolate,
+        jobs=namespace.stagebuild_jobs,
         lockfile=namespace.stagebuild_lockfile,
     )
 
@@ -154,6 +165,9 @@ def load_settings(
             (_within(source, source / path, f"{table.file}: key `host_tests`") for path in table.host_tests),
             (_within(source, invocation_dir.resolve() / path, "--stagebuild-host-tests") for path in typed.host_tests),
         ),
+        junit=_merged(table.junit, typed.junit),
+        isolate=typed.isolate or table.isolate or "stage",
+        jobs=typed.jobs or table.jobs or 1,
         lockfile=_lockfile(typed, table, source, invocation_dir),
         keep=_keep(typed, table),
         pass_host_env=table.pass_host_env,
@@ -173,6 +187,11 @@ def _check(typed: CommandLine) -> None:
         raise ConfigurationError(
             "--stagebuild-from takes a checkpoint as it is and --stagebuild-rebuild takes none: give one of them."
         )
+    if typed.junit and typed.isolate not in (None, "stage"):
+        raise ConfigurationError(
+            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give "
+            "one of them."
+        )
     texts = {
         "source": (typed.source,),
         "image": (typed.image,),
@@ -183,6 +202,7 @@ def _check(typed: CommandLine) -> None:
         "from": (typed.resume_from,),
         "artifact": typed.artifacts,
         "host-tests": typed.host_tests,
+        "junit": typed.junit,
         "lockfile": (typed.lockfile,),
     }
     for option, values in texts.items():
@@ -352,6 +372,8 @@ def _repeated(typed: CommandLine) -> tuple[str, ...]:
         "test-cmd": typed.test_cmd,
         "engine": typed.engine,
         "timeout": None if typed.timeout is None else f"{typed.timeout!r}".removesuffix(".0"),
+        "isolate": typed.isolate,
+        "jobs": typed.jobs,
         "lockfile": typed.lockfile,
     }
     several = {
@@ -359,6 +381,7 @@ def _repeated(typed: CommandLine) -> tuple[str, ...]:
         "secret": typed.secrets,
         "artifact": typed.artifacts,
         "host-tests": typed.host_tests,
+        "junit": typed.junit,
     }
     return (
         # First, because without a number it would take a path that came after it for one.

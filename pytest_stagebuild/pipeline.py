@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
 from pytest_stagebuild.artifacts import ArtifactError, remove_old
-from pytest_stagebuild.attempt import NO_TESTS, Attempt
+from pytest_stagebuild.attempt import NO_TESTS, Attempt, cause_of
 from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
@@ -21,7 +21,7 @@ from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.output import StageLog
-from pytest_stagebuild.results.events import Event
+from pytest_stagebuild.results.events import Event, Session
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.last_failed import LastFailed
 from pytest_stagebuild.runs import RunFolder
@@ -155,6 +155,31 @@ class Pipeline:
             self._note(str(error))
         return self.result("test")
 
+    def collect(self, selection: Selection) -> list[Event]:
+        """What the tests inside tell when they are only collected; no stage is made for it.
+
+        Raises :class:`StagebuildError`, with the reason, where there is no checkpoint to collect them on.
+        """
+        for one in self.plan():
+            if one.stage.name != "test" and one.reuse is None:
+                raise StagebuildError(f"{one.stage.name} would run first, {one.reason}")
+        build = self.result("build")
+        if build.outcome not in _SUCCEEDED:
+            raise StageFailed(self._first_failure(build))
+        events: list[Event] = []
+        with self._log("test") as log:
+            run = run_tests(
+                self._work,
+                self.settings.stages["test"],
+                self._grounds["build"],
+                Told(selection, LastFailed(self._state.last_failed).ids, options={"collectonly": True}),
+                output=log.write,
+                heard=events.append,
+            )
+        if not any(isinstance(event, Session) for event in events):
+            raise StagebuildError(f"no reports arrived from the test command ({cause_of(run.exit, 0)}), see {log.path}")
+        return events
+
     def plan(self) -> list[PlannedStage]:
         """What a run would do. Starts nothing, and nothing is pruned."""
         self._planned = True
@@ -281,14 +306,20 @@ class Pipeline:
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
-        last_failed = LastFailed(self._state.path / "last-failed.json")
+        last_failed = LastFailed(self._state.last_failed)
 
         def hear(event: Event) -> None:
             last_failed.take(event)
             self._observer.heard(event)
 
+        how: Callable[..., StageRun] = run_tests
+        if self.settings.isolate != "stage":
+            from pytest_stagebuild.isolation import run_isolated
+
+            how = run_isolated
+
         with attempt.logged(self._log("test")) as log:
-            run = run_tests(
+            run = how(
                 self._work,
                 stage,
                 ground,

@@ -187,7 +187,7 @@ class StagebuildSession:
 
     def write_summary(self, reporter: pytest.TerminalReporter) -> None:
         reports = [*self._heard, *([self._report] if self._report else [])]
-        if not reports or self._config.option.stagebuild_plan:
+        if not reports or self._config.option.stagebuild_plan or self._config.option.collectonly:
             return
         report = _merged(reports)
         if report.base is None and not report.notes:
@@ -209,7 +209,7 @@ class StagebuildSession:
     def _observer(self) -> Observer:
         observers: list[Observer] = [_Hooks(self._config), *self._listening]
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and self._worker is None:
+        if reporter is not None and self._worker is None and not self._config.option.collectonly:
             self._live = LiveView(
                 reporter, stream=self.streams, raw=self.uncaptured_tests, verbosity=self._config.get_verbosity()
             )

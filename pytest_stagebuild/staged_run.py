@@ -13,9 +13,10 @@ import pytest
 
 from pytest_stagebuild.attempt import NO_TESTS_COLLECTED
 from pytest_stagebuild.base import wanted_image
-from pytest_stagebuild.errors import ConfigurationError, StagebuildError
+from pytest_stagebuild.errors import ConfigurationError, EngineError, StagebuildError
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
+from pytest_stagebuild.results.events import CollectReport, Session
 from pytest_stagebuild.results.expansion import SUBTEST, Expansion
 from pytest_stagebuild.results.paths import Paths
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
@@ -37,6 +38,7 @@ class StagedRun:
         self._items: list[StageItem] = []
         self._tested_here = False
         self._expansion: Expansion | None = None
+        self._not_listed = ""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -45,8 +47,12 @@ class StagedRun:
             check_reaches(self._selection, self._stagebuild.settings.stages["test"].command)
             self._expansion = Expansion(session, self._paths, show=not self._stagebuild.uncaptured_tests)
             self._stagebuild.listen(self._expansion)
-            if not self._config.option.collectonly:
+            try:
                 _ = self._stagebuild.pipeline
+            except EngineError as error:
+                if not self._config.option.collectonly:
+                    raise
+                self._not_listed = str(error)
         if not self._host_tests and (last_failed := self._config.pluginmanager.get_plugin("lfplugin")) is not None:
             # What it remembers are the tests inside, which it would miss among those that are collected here.
             self._config.pluginmanager.unregister(last_failed)
@@ -60,9 +66,9 @@ class StagedRun:
             more.append(f"{len(self._host_tests)} host test files run here: {', '.join(self._host_tests[:3])}")
         if self._undistributed:
             more.append("a run with --stagebuild-source is not distributed: -n and --dist are without effect")
-        if self._config.option.collectonly:
+        if self._not_listed:
             settings = stagebuild.settings
-            return header(settings, "not asked", "--collect-only", stagebuild.tree.how, settings.image, more)
+            return header(settings, "none", "--collect-only", stagebuild.tree.how, settings.image, more)
         engine = stagebuild.engine.describe()
         if stagebuild.pipeline.version:
             more.append(f"version {stagebuild.pipeline.version}, worked out here")
@@ -89,7 +95,12 @@ class StagedRun:
             file.output_seen = self._stagebuild.streams
             self._items = [item for item in session.genitems(file) if isinstance(item, StageItem)]
             session.items[:0] = self._items
+            if self._config.option.collectonly and "test" in self._stages:
+                session.items[len(self._items) : len(self._items)] = self._tests_inside(session)
         return (yield)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        return [f"stagebuild: the tests inside cannot be listed: {self._not_listed}"] if self._not_listed else []
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if not self._config.option.stagebuild_plan:
@@ -159,6 +170,26 @@ class StagedRun:
     @property
     def _paths(self) -> Paths:
         return Paths(self._stagebuild.settings.source, self._config.rootpath, self._config.invocation_params.dir)
+
+    def _tests_inside(self, session: pytest.Session) -> list[pytest.Item]:
+        """The tests inside, to be listed, where that needs no stage to be made."""
+        from pytest_stagebuild.results.listing import listed_items
+
+        if self._not_listed:
+            return []
+        try:
+            events = self._stagebuild.pipeline.collect(self._selection)
+        except StagebuildError as error:
+            self._not_listed = str(error)
+            return []
+        if self._expansion:
+            for event in events:
+                if isinstance(event, CollectReport | Session):
+                    self._expansion.heard(event)
+        items = listed_items(session, events, self._paths)
+        report = pytest.CollectReport(self._anchor_id, "passed", None, list(items))
+        self._config.hook.pytest_collectreport(report=report)
+        return items
 
     @cached_property
     def _host_tests(self) -> tuple[str, ...]:

@@ -49,6 +49,10 @@ class StateFolder:
     def artifacts(self) -> Path:
         return self.path / "artifacts"
 
+    @property
+    def last_failed(self) -> Path:
+        return self.path / "last-failed.json"
+
     def record(self, uuid: str) -> Record | None:
         """The copy of a checkpoint's record, or None where there is no whole one."""
         try:

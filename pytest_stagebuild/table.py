@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pytest_stagebuild.errors import ConfigurationError
+from pytest_stagebuild.flags import Isolation
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, InputsSetting, StageName
 from pytest_stagebuild.values import dataclass
 
@@ -30,6 +31,9 @@ TABLE_KEYS: Final = (
     "secrets",
     "artifacts",
     "host_tests",
+    "junit",
+    "isolate",
+    "jobs",
     "lockfile",
     "keep",
     "pass_host_env",
@@ -72,6 +76,9 @@ class Table:
     secrets: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     host_tests: tuple[str, ...] = ()
+    junit: tuple[str, ...] = ()
+    isolate: Isolation | None = None
+    jobs: int | None = None
     lockfile: str | None = None
     keep: int | None = None
     pass_host_env: bool = True
@@ -137,6 +144,9 @@ def parse_table(value: object, *, file: str, prefix: str) -> Table:
         secrets=tuple(section.name("secrets", name) for name in section.texts("secrets")),
         artifacts=section.texts("artifacts"),
         host_tests=section.texts("host_tests"),
+        junit=section.texts("junit"),
+        isolate=section.isolation("isolate"),
+        jobs=section.count("jobs"),
         lockfile=section.text("lockfile"),
         keep=section.count("keep"),
         pass_host_env=section.flag("pass_host_env", default=True),
@@ -249,6 +259,14 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.refuse_type(key, "a whole number from 1", value)
         return value
+
+    def isolation(self, key: str) -> Isolation | None:
+        match value := self.values.get(key):
+            case "stage" | "file" | "test":
+                return value
+        if value is not None:
+            self.refuse_type(key, '"stage", "file" or "test"', value)
+        return None
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.values.get(key, default)

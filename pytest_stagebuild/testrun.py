@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
-from pytest_stagebuild.engines.protocol import OutputSink
+from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifacts, with_own_programs
 from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
+from pytest_stagebuild.results.junit_files import JUnitFiles
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.stage import Stage
@@ -26,13 +28,17 @@ def run_tests(
     heard: Callable[[Event], None],
     step: Callable[[str], None] = lambda _: None,
     artifacts: Path | None = None,
+    timeout: float | None = None,
+    opened: Callable[[Sandbox], None] = lambda _: None,
 ) -> StageRun:
     """Run the test command on what is selected; ``heard`` is given each event as it comes, by the calling thread.
 
-    ``artifacts`` is the folder that those of the settings are copied to.
+    ``artifacts`` is the folder that those of the settings are copied to; ``timeout`` (in seconds) is used in place of
+    the stage's; ``opened`` is given the sandbox before the command runs.
     """
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
+    redact = partial(redacted, values=workplace.redactions)
 
     def hear(event: Event) -> None:
         tally.take(event)
@@ -47,7 +53,8 @@ def run_tests(
         files=told.files(),
         writable=(REPORTS,),
     ) as (sandbox, upload):
-        reports = Reports(sandbox, lambda text: redacted(text, workplace.redactions))
+        opened(sandbox)
+        reports = Reports(sandbox, redact)
 
         def listen() -> None:
             for event in reports.so_far():
@@ -57,7 +64,7 @@ def run_tests(
             with_own_programs(sandbox, stage.command),
             cwd=WORKING_DIRECTORY,
             env=workplace.environment({**stage.env, **told.environment(stage.command, inside)}),
-            timeout=stage.timeout,
+            timeout=stage.timeout if timeout is None else timeout,
             output=output,
             meanwhile=listen,
         )
@@ -66,6 +73,13 @@ def run_tests(
             hear(event)
         run = StageRun(ended, upload.sent, upload.surprises, tally=tally)
         run.notes = (reports.problem,) if reports.problem else ()
+        if workplace.settings.junit:
+            files = JUnitFiles(sandbox, workplace.settings.junit, redact)
+            for event in files.events(known=tally.knows):
+                hear(event)
+            for problem in files.problems[:1]:
+                tally.give_up(problem)
+            run.notes += tuple(files.notes)
         if artifacts is not None:
             run.notes += take_artifacts(sandbox, workplace.settings.artifacts, artifacts)
     return run

@@ -15,6 +15,9 @@ from pytest_stagebuild.results.channel import INSIDE
 from pytest_stagebuild.selection import Selection
 from pytest_stagebuild.values import dataclass
 
+TOLD: Final = f"{INSIDE}/told.json"
+"""The file that says what was selected; it is as old as the sandbox."""
+
 _MODULE: Final = "stagebuild_inside"
 
 _DISTRIBUTION: Final = {
@@ -57,7 +60,7 @@ class Told:
         module = files("pytest_stagebuild.results.inside").joinpath(f"{_MODULE}.py").read_bytes()
         return {
             f"{INSIDE}/{_MODULE}.py": module,
-            f"{INSIDE}/told.json": json.dumps(told).encode(),
+            TOLD: json.dumps(told).encode(),
             **{f"{INSIDE}/{_MODULE}-1.dist-info/{name}": text.encode() for name, text in _DISTRIBUTION.items()},
         }
 

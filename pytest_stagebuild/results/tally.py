@@ -44,6 +44,8 @@ class Tally:
         self._reported = 0
         self._failed: set[tuple[str, str]] = set()
         self._broken = ""
+        self._unread = ""
+        self._names: set[str] = set()
 
     def take(self, event: Event) -> None:
         match event:
@@ -55,6 +57,7 @@ class Tally:
                 self._running.setdefault(event.name, {})[event.id] = None
             case Tested():
                 self._reported += 1
+                self._names.add(_as_in_junit(event.id))
                 self._running.get(event.name, {}).pop(event.id, None)
                 self._collected.setdefault(event.name, Counter())[event.id] -= 1
                 if any(phase.outcome == "failed" for phase in event.phases):
@@ -70,7 +73,7 @@ class Tally:
     @property
     def told(self) -> bool:
         """Whether any pytest inside has reported that it began."""
-        return bool(self._sessions)
+        return bool(self._sessions or self._unread)
 
     @property
     def counts(self) -> TestCounts:
@@ -79,12 +82,22 @@ class Tally:
     @property
     def no_tests(self) -> bool:
         """Whether the tests inside were none, and nothing else was wrong."""
-        return self.told and not self._reported and not self._failed and not self._broken
+        return self.told and not (self._reported or self._failed or self._broken or self._unread)
+
+    def knows(self, name: str) -> bool:
+        """Whether a test with this class and name in JUnit XML (``tests.test_a.TestC::test_m``) has reported."""
+        return name in self._names
+
+    def give_up(self, problem: str) -> None:
+        """Something that would have told of tests could not be read."""
+        self._unread = self._unread or problem
 
     def problem(self) -> str:
         """What is wrong besides tests that failed: nothing is, or a few words."""
+        if self._unread:
+            return self._unread
         if self._broken:
-            return f"INTERNALERROR of the pytest inside: {self._broken}"
+            return f"internal error of the pytest inside: {self._broken}"
         for name in self._sessions:
             missing = self._missing(name)
             if name not in self._over:
@@ -100,6 +113,14 @@ class Tally:
 
     def _missing(self, name: str) -> list[str]:
         return [one for one, count in self._collected.get(name, Counter()).items() if count > 0]
+
+
+def _as_in_junit(identifier: str) -> str:
+    """How pytest names a test there (``_pytest/junitxml.py``, ``mangle_test_address``)."""
+    identifier, bracket, parameters = identifier.partition("[")
+    path, *classes = identifier.split("::")
+    name = classes.pop() if classes else ""
+    return ".".join([path.replace("/", ".").removesuffix(".py"), *classes]) + f"::{name}{bracket}{parameters}"
 
 
 def _named(ids: list[str]) -> str:

@@ -18,7 +18,10 @@ from pytest_stagebuild.errors import EngineUnavailable
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folders of tests are no packages
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+
 from grounds import PYTHON_IMAGE, DockerGround, Ground, local_ground
+from own_podman import OwnPodman, own_podman
 from projects import LONGEST, ForeignProject, Project, making_projects
 
 
@@ -52,6 +55,21 @@ def on_docker(client: docker.DockerClient) -> Ground:
 @pytest.fixture(scope="session")
 def on_docker_with_user(client: docker.DockerClient, image_with_user: str) -> Ground:
     return DockerGround(client, image_with_user)
+
+
+@pytest.fixture(scope="session")
+def podman_service(client: docker.DockerClient) -> Iterator[OwnPodman]:
+    """A Podman of its own that answers as Docker does, and has the base image."""
+    with own_podman() as service:
+        service.bring(PYTHON_IMAGE, client.api)
+        yield service
+
+
+@pytest.fixture(scope="session")
+def on_podman(podman_service: OwnPodman) -> Iterator[Ground]:
+    address = podman_service.address
+    with contextlib.closing(docker.DockerClient(base_url=address, timeout=LONGEST)) as podman:
+        yield DockerGround(podman, environ={"DOCKER_HOST": address})
 
 
 @pytest.fixture(scope="session")

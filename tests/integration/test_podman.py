@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import docker
 import pytest
-from grounds import PYTHON_IMAGE, DockerGround
+from grounds import PYTHON_IMAGE, Ground
 from projects import LONGEST, Project, making_projects
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-
-from own_podman import OwnPodman, own_podman
+if TYPE_CHECKING:
+    from own_podman import OwnPodman
 
 MADE = {"install": "ran", "build": "ran", "test": "ran"}
 KNOWN = {"install": "CACHED", "build": "CACHED", "test": "ran"}
 
 
 @pytest.fixture(scope="module")
-def service(client: docker.DockerClient) -> Iterator[OwnPodman]:
-    with own_podman() as service:
-        service.bring(PYTHON_IMAGE, client.api)
-        yield service
-
-
-@pytest.fixture(scope="module")
-def podman(service: OwnPodman) -> Iterator[docker.DockerClient]:
-    with contextlib.closing(docker.DockerClient(base_url=service.address, timeout=LONGEST)) as podman:
+def podman(podman_service: OwnPodman) -> Iterator[docker.DockerClient]:
+    with contextlib.closing(docker.DockerClient(base_url=podman_service.address, timeout=LONGEST)) as podman:
         yield podman
 
 
@@ -52,10 +44,8 @@ def podman_image_with_user(podman: docker.DockerClient) -> str:
 
 
 @pytest.fixture
-def new_podman_project(
-    tmp_path: Path, service: OwnPodman, podman: docker.DockerClient
-) -> Iterator[Callable[..., Project]]:
-    with making_projects(tmp_path, DockerGround(podman, environ={"DOCKER_HOST": service.address})) as make:
+def new_podman_project(tmp_path: Path, on_podman: Ground) -> Iterator[Callable[..., Project]]:
+    with making_projects(tmp_path, on_podman) as make:
         yield make
 
 

@@ -98,6 +98,40 @@ def test_no_plugin_touches_a_stage(counting, python: str, tmp_path: Path):
     assert "rerun" not in failed.lines[-1]
 
 
+@pytest.fixture(scope="module")
+def failing_tests(new_shared_project):
+    project = new_shared_project(install_cmd="pip install --no-compile pytest", build_cmd="true", test_cmd="pytest")
+    project.write(
+        {
+            "test_a.py": "import warnings\n"
+            "def test_fails(): assert [1] == [2]\n"
+            "def test_warns(): warnings.warn('old')\n"
+            "def test_subtests(subtests):\n    with subtests.test(number=1): assert 0\n",
+        }
+    )
+    return project
+
+
+@pytest.mark.parametrize("ground", ["local"], indirect=True, scope="module")
+@pytest.mark.slow
+def test_each_of_them_shows_the_tests_inside(failing_tests, python: str, tmp_path: Path):
+    report = tmp_path / "report.xml"
+    run = failing_tests.stagebuild("--junitxml", str(report), python=python)
+    assert run.code == 1, run.output
+    assert "\ntest_a.py F.uF " in run.output
+    assert "\n    def test_fails():" not in run.output
+    assert "\n>   def test_fails(): assert [1] == [2]\n" in run.output
+    assert "\ntest_a.py:2: AssertionError\n" in run.output
+    assert "\ntest_a.py::test_warns\n  test_a.py:3: UserWarning: old\n" in run.output
+    assert "FAILED test_a.py::test_fails - assert [1] == [2]" in run.output
+    assert "SUBFAILED(number=1) test_a.py::test_subtests - assert 0" in run.output
+    assert "3 failed, 3 passed, 1 warning" in run.lines[-1]
+    names = [case.get("name") for case in ET.parse(report).iter("testcase")]
+    assert names == ["install", "build", "test_fails", "test_warns", "test_subtests"]
+    listed = failing_tests.stagebuild("--collect-only", "-q", python=python)
+    assert "test_a.py::test_warns" in listed.lines
+
+
 def test_configuration_that_pytest_enforces_before_any_plugin_can_act_has_a_way_round(counting):
     table = (counting.root / "pyproject.toml").read_text()
     minimum = '[tool.pytest.ini_options]\nminversion = "99"\nfilterwarnings = ["error", "error::nowhere.Warning"]\n'

@@ -1,0 +1,444 @@
+"""Each test inside the container is a result of the pytest outside."""
+
+from __future__ import annotations
+
+import re
+import signal
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from projects import Run, steady
+
+EVERYTHING = {
+    "tests/test_kinds.py": """\
+import warnings
+
+import pytest
+
+def test_passes(record_property):
+    record_property("weight", 3)
+
+def test_fails():
+    print("what it printed")
+    expected = {"a": 1}
+    assert {"a": 2} == expected
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no such thing")
+
+def test_error(broken): ...
+
+@pytest.fixture
+def untidy():
+    yield
+    raise RuntimeError("left a mess")
+
+def test_untidy(untidy): ...
+
+@pytest.mark.skip(reason="not today")
+def test_skipped(): ...
+
+@pytest.mark.xfail(reason="known")
+def test_expected(): assert False
+
+@pytest.mark.xfail(reason="mended meanwhile")
+def test_unexpected(): ...
+
+def test_warns():
+    warnings.warn("old ways", DeprecationWarning)
+
+class TestClass:
+    @pytest.mark.parametrize("text", ["a::b", "c d", "[x]"])
+    def test_parameters(self, text): ...
+""",
+    "tests/deeper/test_host.py": """\
+def test_belongs_to_the_host(request):
+    request.getfixturevalue("build_" + "image")
+""",
+}
+
+SHOWN = """\
+tests/deeper/test_host.py s                                                                  [  7%]
+tests/test_kinds.py .FE.EsxX....                                                             [ 92%]
+stagebuild test: FAILED 0.0s, exit 1                                                         [100%]
+
+============================================== ERRORS ==============================================
+___________________________________ ERROR at setup of test_error ___________________________________
+    @pytest.fixture
+    def broken():
+>       raise RuntimeError("no such thing")
+E       RuntimeError: no such thing
+
+tests/test_kinds.py:15: RuntimeError
+_________________________________ ERROR at teardown of test_untidy _________________________________
+    @pytest.fixture
+    def untidy():
+        yield
+>       raise RuntimeError("left a mess")
+E       RuntimeError: left a mess
+
+tests/test_kinds.py:22: RuntimeError
+============================================= FAILURES =============================================
+____________________________________________ test_fails ____________________________________________
+    def test_fails():
+        print("what it printed")
+        expected = {"a": 1}
+>       assert {"a": 2} == expected
+E       AssertionError: assert {'a': 2} == {'a': 1}
+E         
+E         Differing items:
+E         {'a': 2} != {'a': 1}
+E         Use -v to get more diff
+
+tests/test_kinds.py:11: AssertionError
+--------------------------------------- Captured stdout call ---------------------------------------
+what it printed
+========================================= warnings summary =========================================
+tests/test_kinds.py::test_warns
+  tests/test_kinds.py:36: DeprecationWarning: old ways
+    warnings.warn("old ways", DeprecationWarning)
+"""  # noqa: W291 - as pytest prints it
+
+INSTALL = "pip install --no-compile --disable-pip-version-check pytest pytest-xdist"
+
+
+@pytest.fixture(scope="module")
+def shared(new_shared_project):
+    project = new_shared_project(install_cmd=INSTALL, build_cmd="true", test_cmd="pytest")
+    table = (project.root / "pyproject.toml").read_text()
+    project.write({"pyproject.toml": table + 'install.inputs = ["none"]\nbuild.inputs = ["none"]\n'})
+    assert project.stagebuild("--stagebuild-test-cmd=true").code == 0
+    return project
+
+
+@pytest.fixture
+def tests_of(shared):
+    """Puts files of tests into the project, and takes those of the test before out again."""
+
+    def put(files: dict[str, str]) -> None:
+        for old in Path(shared.root).rglob("*.py"):
+            old.unlink()
+        shared.write(files)
+
+    return put
+
+
+each_engine = pytest.mark.parametrize(
+    "ground", ["docker", "docker_with_user", "podman", "local"], indirect=True, scope="module"
+)
+on_local = pytest.mark.parametrize("ground", ["local"], indirect=True, scope="module")
+
+
+def last(run: Run) -> str:
+    """The counts in the last line."""
+    return re.sub(r" in [\d.]+s.*", "", run.lines[-1]).strip("= ")
+
+
+def statuses(run: Run) -> dict[str, str]:
+    """What ``-v`` says of each test, by its id."""
+    pattern = re.compile(r"(tests/\S.*|test_\S.*::.*) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+    return {match[1]: match[2] for line in run.lines if (match := pattern.match(line))}
+
+
+@each_engine
+def test_every_kind_of_result_is_shown_as_if_it_had_run_here(shared, tests_of, tmp_path):
+    tests_of(EVERYTHING)
+    run = shared.stagebuild("-rA", f"--junitxml={tmp_path}/report.xml")
+    assert run.code == 1
+    assert SHOWN in steady(run.output)
+    assert last(run) == "1 failed, 8 passed, 2 skipped, 1 xfailed, 1 xpassed, 1 warning, 2 errors"
+    assert re.search(r"FAILED +0\.0s  exit 1, 3 of 12 tests failed", steady(run.row("test")))
+    summary = run.output.partition("short test summary info")[2]
+    for line in (
+        "PASSED tests/test_kinds.py::TestClass::test_parameters[a::b]",
+        "SKIPPED [1] tests/test_kinds.py:26: not today",
+        "XFAIL tests/test_kinds.py::test_expected - known",
+        "XPASS tests/test_kinds.py::test_unexpected - mended meanwhile",
+        "ERROR tests/test_kinds.py::test_error - RuntimeError: no such thing",
+        "FAILED tests/test_kinds.py::test_fails - AssertionError: assert {'a': 2} == {'a': 1}",
+    ):
+        assert f"\n{line}" in summary
+    assert "the fixture build_image belongs to the host" in summary
+    assert "pyproject.toml::test\n" not in run.output
+
+    suite = ET.parse(tmp_path / "report.xml").getroot()[0]
+    cases = {f"{case.get('classname')}::{case.get('name')}": case for case in suite.iter("testcase")}
+    assert len(cases) == 14
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("1", "2", "3")
+    [weight] = cases["tests.test_kinds::test_passes"].iter("property")
+    assert (weight.get("name"), weight.get("value")) == ("weight", "3")
+    [failure] = cases["tests.test_kinds::test_fails"].iter("failure")
+    assert failure.get("message").startswith("AssertionError: assert {'a': 2} == {'a': 1}")
+    assert "tests/test_kinds.py:11: AssertionError" in failure.text
+
+
+@each_engine
+def test_tests_distributed_inside_are_reported_all_the_same(shared, tests_of):
+    tests_of(EVERYTHING)
+    run = shared.stagebuild("--tb=no", "--stagebuild-test-cmd=pytest -n 2")
+    assert last(run) == "1 failed, 8 passed, 2 skipped, 1 xfailed, 1 xpassed, 1 warning, 2 errors"
+    run = shared.stagebuild("-v", "--tb=no", "--stagebuild-test-cmd=pytest -n 2", "-k", "fails or untidy")
+    assert set(statuses(run)) == {"tests/test_kinds.py::test_fails", "tests/test_kinds.py::test_untidy"}
+
+
+@on_local
+def test_a_test_is_reported_while_others_still_run(shared, tests_of):
+    tests_of({"test_slow.py": "import time\ndef test_quick(): ...\ndef test_slow(): time.sleep(600)\n"})
+    process = shared.start("--stagebuild-source=.", "-v")
+    seen = []
+    while "test_slow.py::test_quick PASSED" not in "".join(seen):
+        seen.append(process.stdout.readline())
+        assert seen[-1], "".join(seen)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    run = shared.wait(process)
+    assert run.code == 2
+    assert "stopped stage" in run.output
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("os._exit(0)", "tests are missing"),
+        ("os._exit(7)", "exit 7"),
+        ("os.kill(os.getpid(), 11)", "segmentation fault (139)"),
+    ],
+)
+@on_local
+def test_a_process_that_dies_is_never_taken_for_no_failures(shared, tests_of, body, words):
+    tests_of({"test_dies.py": f"import os\ndef test_a(): ...\ndef test_b(): {body}\ndef test_c(): ...\n"})
+    run = shared.stagebuild()
+    assert run.code == 1
+    assert f"FAILED pyproject.toml::test - test: {words}" in run.output
+    assert (
+        "The pytest inside ended without a word while it ran test_dies.py::test_b; 1 more did not report." in run.output
+    )
+    assert last(run) == "1 failed, 3 passed"
+
+
+@on_local
+def test_a_worker_that_dies_takes_one_test_with_it(shared, tests_of):
+    tests_of({"test_dies.py": "import os\ndef test_a(): ...\ndef test_b(): os._exit(3)\ndef test_c(): ...\n"})
+    run = shared.stagebuild("-v", "--stagebuild-test-cmd=pytest -n 1")
+    assert statuses(run) == {
+        f"test_dies.py::test_{name}": word for name, word in zip("abc", ("PASSED", "FAILED", "PASSED"), strict=True)
+    }
+    assert "crashed while running 'test_dies.py::test_b'" in run.output
+
+
+@on_local
+def test_an_internal_error_inside_is_shown_as_one(shared, tests_of):
+    hook = "def pytest_collection_modifyitems(): raise ValueError('what now')\n"
+    tests_of({"conftest.py": hook, "test_a.py": "def test_a(): ...\n"})
+    process = shared.start("--stagebuild-source=.")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "FAILED pyproject.toml::test - test: exit 3" in output
+    assert "Internal error of the pytest inside: ValueError: what now." in output
+
+
+@on_local
+def test_a_file_that_cannot_be_collected_is_an_error_with_its_name(shared, tests_of):
+    tests_of({"tests/test_bad.py": "import nothing_of_that_name\n", "tests/test_good.py": "def test_good(): ...\n"})
+    run = shared.stagebuild()
+    assert run.code == 1
+    assert "ERROR collecting tests/test_bad.py" in run.output
+    assert "tests/test_bad.py:1: in <module>\n    import nothing_of_that_name" in run.output
+    assert "\nERROR tests/test_bad.py\n" in run.output
+    assert last(run) == "2 passed, 1 error"
+
+
+@on_local
+def test_the_stage_fails_for_a_reason_of_its_own(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\n"})
+    run = shared.stagebuild("--stagebuild-test-cmd=pytest && echo too little covered && exit 9")
+    assert run.code == 1
+    assert "FAILED pyproject.toml::test - test: exit 9" in run.output
+    assert "No test failed: the command ended so for another reason, which its log has." in run.output
+    assert "too little covered" in run.output
+    assert last(run) == "1 failed, 3 passed"
+
+
+@on_local
+def test_failed_tests_fail_the_run_whatever_the_command_makes_of_them(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): assert 0\n"})
+    run = shared.stagebuild("--stagebuild-test-cmd=pytest || true")
+    assert run.code == 1
+    assert last(run) == "1 failed, 2 passed"
+
+
+@on_local
+def test_what_failed_is_remembered_by_what_was_reported(shared, tests_of):
+    tests_of(
+        {"test_a.py": "import os\ndef test_a(): ...\ndef test_b(): assert os.path.exists('ok')\ndef test_c(): ...\n"}
+    )
+    assert shared.stagebuild("--stagebuild-test-cmd=pytest -p no:cacheprovider").code == 1
+    try:
+        shared.write({"ok": ""})
+        run = shared.stagebuild("-v", "--lf")
+        assert statuses(run) == {"test_a.py::test_b": "PASSED"}
+        assert len(statuses(shared.stagebuild("-v", "--lf"))) == 3
+    finally:
+        (shared.root / "ok").unlink()
+    assert not (shared.root / ".pytest_cache").exists()
+
+
+@on_local
+def test_tests_are_not_selected_where_the_selection_does_not_arrive(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\ndef test_b(): ...\n"})
+    command = "--stagebuild-test-cmd=env -i PATH=$PATH HOME=$HOME pytest"
+    run = shared.stagebuild(command)
+    assert run.code == 0
+    assert "no reports arrived from the pytest of the test command, so its tests are one item" in run.output
+    assert last(run) == "3 passed"
+    run = shared.stagebuild(command, "test_a.py::test_b")
+    assert run.code == 1
+    assert "FAILED pyproject.toml::test - test: not the selected tests" in run.output
+
+
+@each_engine
+def test_collecting_alone_lists_the_tests_inside(shared, tests_of):
+    tests_of(EVERYTHING)
+    run = shared.stagebuild("--collect-only", "-q", "tests", "-k", "fails or parameters")
+    assert run.lines[:-2] == [
+        "pyproject.toml::install",
+        "pyproject.toml::build",
+        "pyproject.toml::test",
+        "tests/test_kinds.py::test_fails",
+        "tests/test_kinds.py::TestClass::test_parameters[a::b]",
+        "tests/test_kinds.py::TestClass::test_parameters[c d]",
+        "tests/test_kinds.py::TestClass::test_parameters[[x]]",
+    ]
+    run = shared.stagebuild("--collect-only", "-q", "--stagebuild-build-cmd=echo another")
+    assert "stagebuild: the tests inside cannot be listed: build would run first, command changed" in run.lines
+    assert "tests/test_kinds.py::test_fails" not in run.lines
+
+
+@on_local
+def test_a_secret_is_in_no_report(shared, tests_of, tmp_path):
+    test = "def test_a():\n    print(os.environ['TOKEN'])\n    assert os.environ['TOKEN'] == 'x'\n"
+    tests_of({"test_a.py": f"import os\n{test}"})
+    secret = "pa$$wörd-1234"
+    run = shared.stagebuild(
+        "--stagebuild-secret=TOKEN",
+        f"--junitxml={tmp_path}/report.xml",
+        "-rA",
+        env={"TOKEN": secret, "LANG": "C.UTF-8"},
+    )
+    assert run.code == 1
+    for text in (run.output, (tmp_path / "report.xml").read_text()):
+        assert secret not in text
+        assert "***" in text
+
+
+# Isolation
+
+DEPENDENT = {
+    "test_one.py": "import state\ndef test_a(): state.seen.append(1)\ndef test_b(): assert state.seen\n",
+    "test_two.py": "import state\ndef test_c(): assert not state.seen\ndef test_d(): ...\n",
+    "state.py": "seen = []\n",
+    "conftest.py": "import sys; sys.path.insert(0, '/src')\n",
+}
+
+
+@each_engine
+def test_a_test_that_depends_on_another_fails_alone(shared, tests_of):
+    tests_of(DEPENDENT)
+    ids = [f"test_one.py::test_{name}" for name in "ab"] + [f"test_two.py::test_{name}" for name in "cd"]
+    for isolate, expected in (("stage", "PPFP"), ("file", "PPPP"), ("test", "PFPP")):
+        run = shared.stagebuild("-v", "--tb=no", f"--stagebuild-isolate={isolate}", "--stagebuild-jobs=2")
+        assert list(statuses(run).items()) == [
+            (one, {"P": "PASSED", "F": "FAILED"}[letter]) for one, letter in zip(ids, expected, strict=True)
+        ]
+        assert run.code == (1 if "F" in expected else 0)
+
+
+@on_local
+def test_each_isolated_test_is_reported_once_whatever_becomes_of_its_process(shared, tests_of):
+    tests_of(
+        {
+            "test_a.py": "import os\ndef test_a(): ...\ndef test_b(): os._exit(0)\ndef test_c(): ...\n",
+            "test_b.py": "def test_d(): ...\n",
+        }
+    )
+    run = shared.stagebuild("-v", "--stagebuild-isolate=test", "--stagebuild-jobs=2")
+    assert list(statuses(run).values()) == ["PASSED", "FAILED", "PASSED", "PASSED"]
+    assert "the pytest in its container ended while this test ran: exit 0" in run.output
+    run = shared.stagebuild("-v", "--stagebuild-isolate=file", "--stagebuild-jobs=2")
+    assert list(statuses(run).values()) == ["PASSED", "FAILED", "FAILED", "PASSED"]
+    assert "the pytest in its container ended before this test had run: exit 0" in run.output
+    assert last(run) == "2 failed, 4 passed"
+
+
+@on_local
+def test_the_first_failures_end_isolated_tests_too(shared, tests_of):
+    tests_of({f"test_{name}.py": "def test_it(): assert 0\n" for name in "abcd"})
+    run = shared.stagebuild("-v", "--tb=no", "--stagebuild-isolate=test", "--maxfail=2")
+    assert list(statuses(run)) == ["test_a.py::test_it", "test_b.py::test_it"]
+    assert run.code == 1
+    assert "stopping after 2 failures" in run.output
+
+
+@on_local
+def test_an_interrupt_ends_isolated_tests(shared, tests_of):
+    tests_of({f"test_{name}.py": "import time\ndef test_it(): time.sleep(600)\n" for name in "abcd"})
+    shared.write({"test_0.py": "def test_it(): ...\n"})
+    process = shared.start("--stagebuild-source=.", "-v", "--stagebuild-isolate=test", "--stagebuild-jobs=2")
+    while (line := process.stdout.readline()) and "test_0.py::test_it PASSED" not in line:
+        pass
+    process.send_signal(signal.SIGINT)
+    assert shared.wait(process).code == 2
+    assert not shared.sandboxes()
+
+
+# Other tools
+
+JUNIT = """\
+<testsuites><testsuite name="suite" tests="3">
+<testcase classname="a.B" name="fine" time="0.5"/>
+<testcase classname="a.B" name="bad"><failure message="1 is not 2">at b.js:3</failure></testcase>
+<testcase classname="a.B" name="later"><skipped message="not yet"/></testcase>
+</testsuite></testsuites>
+"""
+
+
+@each_engine
+def test_junit_files_of_other_tools_become_results(shared, tests_of, tmp_path):
+    tests_of({"out.xml": JUNIT, "run": "mkdir -p reports/deep && cp out.xml reports/deep/r.xml; exit 1\n"})
+    run = shared.stagebuild(
+        "-v", "--stagebuild-test-cmd=sh run", "--stagebuild-junit=reports/**/*.xml", f"--junitxml={tmp_path}/report.xml"
+    )
+    assert run.code == 1
+    assert last(run) == "1 failed, 3 passed, 1 skipped"
+    assert "a.B::bad FAILED" in run.output
+    assert "FAILED a.B::bad" in run.output
+    assert "at b.js:3" in run.output
+    names = [case.get("name") for case in ET.parse(tmp_path / "report.xml").iter("testcase")]
+    assert names == ["install", "build", "fine", "bad", "later"]
+
+
+@on_local
+def test_junit_files_that_were_there_before_are_none_of_this_run(shared, tests_of):
+    tests_of({"old.xml": JUNIT})
+    run = shared.stagebuild("--stagebuild-test-cmd=true", "--stagebuild-junit=*.xml")
+    assert run.code == 0
+    assert "no file that the test command wrote matches '*.xml': no tests are reported by it" in run.output
+    assert last(run) == "3 passed"
+
+
+@on_local
+def test_a_junit_file_that_cannot_be_read_fails_the_stage(shared, tests_of):
+    tests_of({"run": "echo '<testsuite><testcase' > r.xml\n"})
+    run = shared.stagebuild("--stagebuild-test-cmd=sh run", "--stagebuild-junit=r.xml")
+    assert run.code == 1
+    assert "/src/r.xml cannot be read: " in run.output
+
+
+@on_local
+def test_a_test_that_reports_by_itself_is_not_reported_again(shared, tests_of):
+    tests_of({"test_a.py": "class TestA:\n    def test_a(self): ...\n"})
+    run = shared.stagebuild("--stagebuild-test-cmd=pytest --junitxml=r.xml", "--stagebuild-junit=r.xml")
+    assert run.code == 0
+    assert last(run) == "3 passed"
