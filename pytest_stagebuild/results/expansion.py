@@ -175,7 +175,7 @@ class InnerFailure:
         tw.line(self.text if tw.hasmarkup else _plain(self.text))
 
     def __str__(self) -> str:
-        return _plain(self.text)
+        return _plain(self.text).strip()
 
 
 class InnerCrash:
@@ -187,7 +187,9 @@ class InnerCrash:
         self.message = crash.message
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.lineno}: {self.message}"
+        """What ``--tb=line`` shows: the message's first line."""
+        first, _, _ = self.message.partition("\n")
+        return f"{self.path}:{self.lineno}: {first}"
 
 
 def _plain(text: str) -> str:
