@@ -61,9 +61,9 @@ def by_itself(project, command: str) -> Results:
 
 def reported(project, report: Path) -> Results:
     """What the pytest out here says of the same tests, without what it says of the stages."""
-    run = project.stagebuild(*project.apart, "-vv", "-rA", f"--junitxml={report}")
-    outcomes = run.outcomes()
-    assert (outcomes["install"], outcomes["build"]) == ("CACHED", "CACHED"), run.output
+    width = {"COLUMNS": "80"}  # of a pytest that has no terminal
+    run = project.stagebuild(*project.apart, "-vv", "-rA", f"--junitxml={report}", env=width)
+    assert (run.outcomes()["install"], run.outcomes()["build"]) == ("CACHED", "CACHED"), run.output
     here = results(run.output, report)
     stages = [case for case in here.cases if case[0] in {"pyproject.toml", "setup"}]
     assert [case[1] for case in stages] == ["install", "build"]
@@ -109,22 +109,40 @@ def assert_equal(inside: Results, outside: Results) -> None:
     assert outside.cases == inside.cases
 
 
+@pytest.fixture(scope="module")
+def project(request, new_copy, sdists):
+    return new_copy(sdists[request.param])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ground", "sdist", "command", "kinds"),
+    ("ground", "project", "command", "kinds"),
     [
         ("local", CACHETOOLS, "pytest", {"passed", "subtests passed"}),
-        ("docker", CACHETOOLS, "pytest", {"passed", "subtests passed"}),
         ("local", CLICK, "uv run pytest", {"passed", "skipped", "xfailed", "deselected"}),
         ("local", SIX, "pytest", {"passed", "skipped", "warning"}),
+        ("docker", CACHETOOLS, "pytest", {"passed", "subtests passed"}),
     ],
-    indirect=["ground"],
+    indirect=["ground", "project"],
+    scope="module",
 )
-def test_the_outcomes_by_id_are_those_inside(new_copy, sdists, tmp_path, sdist, command, kinds):
-    project = new_copy(sdists[sdist])
+def test_the_outcomes_by_id_are_those_inside(project, tmp_path, command, kinds):
     inside = by_itself(project, command)
     outside = reported(project, tmp_path / "report.xml")
 
     assert len(inside.cases) > 150
     assert inside.counts.keys() == kinds
+    assert_equal(inside, outside)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ground", "project"), [("local", CACHETOOLS)], indirect=True, scope="module")
+def test_what_a_defect_breaks_is_shown_as_it_is_inside(project, tmp_path):
+    code = (project.root / "src" / "cachetools" / "__init__.py").read_text()
+    project.write({"src/cachetools/__init__.py": code.replace("self.__currsize += 1\n", "self.__currsize += 2\n")})
+
+    inside = by_itself(project, "pytest")
+    outside = reported(project, tmp_path / "report.xml")
+
+    assert inside.counts["failed"] > 10
     assert_equal(inside, outside)
