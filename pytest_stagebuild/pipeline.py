@@ -74,7 +74,7 @@ class Pipeline:
         self._resolved: ResolvedBase | None = None
         self._selection = Selection()
         self._tested_elsewhere = False
-        self._colours = False
+        self._colours, self._width = False, 80
         self._planned = False
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
@@ -143,12 +143,15 @@ class Pipeline:
         parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
         return Image(self._work, ground, name, parent, self._derived.append)
 
-    def test(self, selection: Selection, *, tested_elsewhere: bool, colours: bool = False) -> StageResult:
-        """Run the test stage on what is selected; ``colours`` asks for tracebacks that have them.
+    def test(
+        self, selection: Selection, *, tested_elsewhere: bool, colours: bool = False, width: int = 80
+    ) -> StageResult:
+        """Run the test stage on what is selected; ``colours`` asks for tracebacks that have them, of so many columns.
 
         Where there is something ``tested_elsewhere``, on the host, it is no failure that there are no tests inside.
         """
-        self._selection, self._tested_elsewhere, self._colours = selection, tested_elsewhere, colours
+        self._selection, self._tested_elsewhere = selection, tested_elsewhere
+        self._colours, self._width = colours, width
         try:
             remove_old(self._state.artifacts)
         except ArtifactError as error:
@@ -323,7 +326,7 @@ class Pipeline:
                 self._work,
                 stage,
                 ground,
-                Told(self._selection, last_failed.ids, color=self._colours),
+                Told(self._selection, last_failed.ids, color=self._colours, width=self._width),
                 output=log.write,
                 heard=hear,
                 step=lambda done: self._observer.step("test", done),

@@ -157,7 +157,7 @@ class StagedRun:
         """As pytest's own: https://docs.pytest.org/en/stable/how-to/subtests.html."""
         if report.failed:
             return "failed", "u", f"SUBFAILED{subtest}"
-        if self._config.get_verbosity() <= 0:
+        if self._config.get_verbosity() == 0:  # below it they are shown again
             return "", "", ""
         if report.skipped and hasattr(report, "wasxfail"):
             return "xfailed", "y", f"SUBXFAIL{subtest}"
@@ -245,7 +245,8 @@ class StagedRun:
         if stage == "test":
             reporter = self._config.pluginmanager.get_plugin("terminalreporter")
             colours = reporter is not None and reporter.hasmarkup
-            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here, colours=colours)
+            width = self._config.get_terminal_writer().fullwidth if reporter is not None else 80
+            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here, colours=colours, width=width)
         else:
             result = pipeline.result(stage)
         if result.failure:

@@ -54,11 +54,14 @@ class Expansion(Silent):
                 if not self._sessions:
                     self._session.testscollected -= 1  # the stage's own item, which the tests stand for
                 self._sessions[event.name] = event
-                reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+                reporter = self._terminal
                 if event.distributed and reporter is not None:
                     reporter.showfspath = False  # tests of several files take turns
             case Collected():
                 self._session.testscollected += len(event.ids)
+                if event.deselected and (reporter := self._terminal) is not None:
+                    # For its count alone: plugins that hear of the items themselves would ask them for more.
+                    reporter.stats.setdefault("deselected", []).extend([None] * event.deselected)
             case Started() if self._show:
                 nodeid, location = self._place(event)
                 hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
@@ -68,6 +71,11 @@ class Expansion(Silent):
                 self._report_collection(event)
             case Warned():
                 self._record_warning(event)
+
+    @property
+    def _terminal(self) -> pytest.TerminalReporter | None:
+        reporter: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin("terminalreporter")
+        return reporter
 
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root
@@ -136,10 +144,9 @@ class Expansion(Silent):
             result=[],
             sections=event.phase.sections,
         )
-        manager = self._config.pluginmanager
-        reporter = manager.get_plugin("terminalreporter")
+        reporter = self._terminal
         # On a terminal it would say that it is collecting.
-        hook = manager.subset_hook_caller("pytest_collectreport", [reporter] if reporter else [])
+        hook = self._config.pluginmanager.subset_hook_caller("pytest_collectreport", [reporter] if reporter else [])
         hook(report=report)
         if reporter is not None:
             reporter.stats.setdefault("skipped" if outcome == "skipped" else "error", []).append(report)
@@ -168,7 +175,7 @@ class InnerFailure:
         tw.line(self.text if tw.hasmarkup else _plain(self.text))
 
     def __str__(self) -> str:
-        return _plain(self.text)
+        return _plain(self.text).strip()
 
 
 class InnerCrash:
@@ -180,7 +187,9 @@ class InnerCrash:
         self.message = crash.message
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.lineno}: {self.message}"
+        """What ``--tb=line`` shows: the message's first line."""
+        first, _, _ = self.message.partition("\n")
+        return f"{self.path}:{self.lineno}: {first}"
 
 
 def _plain(text: str) -> str:

@@ -38,12 +38,14 @@ _TOX_SECTIONS: Final = ("testenv", "env_run_base")
 class Told:
     """What the pytest inside is told besides the selection.
 
-    ``last_failed`` are the ids of the tests that failed before. ``color`` asks for tracebacks with colours.
+    ``last_failed`` are the ids of the tests that failed before. ``color`` asks for tracebacks with colours, ``width``
+    for lines across so many columns.
     """
 
     selection: Selection
     last_failed: Sequence[str] = ()
     color: bool = False
+    width: int = 80
     options: Mapping[str, object] = field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
@@ -54,6 +56,7 @@ class Told:
             "paths": list(self.selection.paths),
             "options": {**self.selection.options, **self.options},
             "color": self.color,
+            "width": self.width,
         }
         if self.last_failed and {"lf", "failedfirst"} & self.selection.options.keys():
             told["last_failed"] = list(self.last_failed)

@@ -66,6 +66,7 @@ stagebuild test: FAILED 0.0s, exit 1                                            
 
 ============================================== ERRORS ==============================================
 ___________________________________ ERROR at setup of test_error ___________________________________
+
     @pytest.fixture
     def broken():
 >       raise RuntimeError("no such thing")
@@ -73,6 +74,7 @@ E       RuntimeError: no such thing
 
 tests/test_kinds.py:15: RuntimeError
 _________________________________ ERROR at teardown of test_untidy _________________________________
+
     @pytest.fixture
     def untidy():
         yield
@@ -82,6 +84,7 @@ E       RuntimeError: left a mess
 tests/test_kinds.py:22: RuntimeError
 ============================================= FAILURES =============================================
 ____________________________________________ test_fails ____________________________________________
+
     def test_fails():
         print("what it printed")
         expected = {"a": 1}

@@ -331,8 +331,9 @@ def _text(report: Any, *, color: bool) -> str:
     text = io.StringIO()
     writer = TerminalWriter(text)
     writer.hasmarkup = color
+    writer.fullwidth = _told.get("width", writer.fullwidth)
     report.toterminal(writer)
-    return text.getvalue().strip("\n")
+    return text.getvalue()[:-1]  # the line's end comes with its printing
 
 
 def _plain(value: object) -> object:

@@ -1,0 +1,157 @@
+"""What it costs the tests inside that they report, and what the run outside takes beside them.
+
+    python benchmarks/reporting.py [--engines local docker] [--pairs N] [--tests N] [--json]
+
+Pairs of runs of a suite of trivial tests, each in a disposable sandbox off one checkpoint, by turns with and without
+the reporter: for the other of a pair its folder is taken out of PYTHONPATH, and all else is the same. Of each the wall
+and CPU time of the pytest inside are taken, from its start to its end, and the wall time of the whole run outside.
+Medians; what two runs without the reporter, one after the other, differ by is the noise. Ends with 1 where the median
+of the pairs' ratios of wall time inside passed the goal. The CPU time says the same with less noise where other work
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GOAL = 1.10
+"""Of the time with the reporter to that without it."""
+
+FILES = 20
+
+TIMED = """\
+import json, os, subprocess, sys, time
+if sys.argv[1] == "alone":
+    paths = os.environ.pop("PYTHONPATH", "").split(os.pathsep)
+    left = [path for path in paths if not os.path.exists(os.path.join(path, "stagebuild_inside.py"))]
+    os.environ.update({"PYTHONPATH": os.pathsep.join(left)} if any(left) else {})
+begun = time.monotonic()
+code = subprocess.call(sys.argv[2:])
+wall, cpu = time.monotonic() - begun, os.times()
+print("\\nTIMES", json.dumps([wall, cpu.children_user + cpu.children_system]), flush=True)
+sys.exit(code)
+"""
+
+TABLE = """\
+[project]
+name = "stagebuild-reporting-benchmark"
+version = "1"
+
+[tool.stagebuild]
+install_cmd = "pip install pytest"
+build_cmd = "true"
+install.inputs = ["pyproject.toml"]
+build.inputs = ["pyproject.toml"]
+"""
+
+MEASURES = ("pytest inside, wall", "pytest inside, CPU", "whole run outside", "outside less inside")
+
+Times = dict[str, dict[str, list[float]]]
+"""Seconds, by what was measured and whether it was "alone" or "reported"."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="+", default=["local"])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tests", type=int, default=2000)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="stagebuild-reporting-") as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        project = Path(folder, "project")
+        make(project, chosen.tests)
+        times = {engine: measure(project, engine, chosen.pairs, chosen.tests) for engine in chosen.engines}
+    found = {engine: ratios(by) for engine, by in times.items()}
+    if chosen.json:
+        print(json.dumps({"times": times, "ratios": found, "goal": GOAL}))
+    else:
+        for engine in chosen.engines:
+            table(engine, times[engine], found[engine])
+    return int(any(statistics.median(by[MEASURES[0]]) > GOAL for by in found.values()))
+
+
+def make(project: Path, tests: int) -> None:
+    project.mkdir()
+    (project / "pyproject.toml").write_text(TABLE)
+    (project / "timed.py").write_text(TIMED)
+    for number in range(FILES):
+        names = range(number, tests, FILES)
+        (project / f"test_{number:02}.py").write_text("".join(f"def test_{name}():\n    pass\n\n\n" for name in names))
+
+
+def measure(project: Path, engine: str, pairs: int, tests: int) -> Times:
+    times: Times = {what: {"alone": [], "reported": []} for what in MEASURES}
+    run(project, engine, "reported", tests)
+    for _ in range(pairs):
+        for how in ("alone", "reported"):
+            for what, seconds in zip(MEASURES, run(project, engine, how, tests), strict=True):
+                times[what][how].append(seconds)
+    return times
+
+
+def run(project: Path, engine: str, how: str, tests: int) -> tuple[float, ...]:
+    """One run outside: the seconds of each measure."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"}
+    options = [
+        "--stagebuild-source=.",
+        f"--stagebuild-engine={engine}",
+        f"--stagebuild-env=COPY={project}",  # checkpoints of its own
+        f"--stagebuild-test-cmd=python timed.py {how} python -m pytest",
+    ]
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    outside = time.monotonic() - begun
+    log = (project / ".stagebuild" / "logs" / "test.log").read_text()
+    # Each has told or not, as it should: or the one would be compared with itself.
+    passed = f"{tests + 2} passed in" if how == "reported" else "3 passed in"
+    if done.returncode or passed not in done.stdout or f"{tests} passed in" not in log:
+        sys.exit(done.stdout + done.stderr)
+    wall, cpu = json.loads(log.rpartition("TIMES ")[2].splitlines()[0])
+    return wall, cpu, outside, outside - wall
+
+
+def ratios(times: Times) -> dict[str, list[float]]:
+    """By measure, of each pair, the time with the reporter to that without; "noise" of one without to the next."""
+    found = {
+        what: [one / other for one, other in zip(by["reported"], by["alone"], strict=True)]
+        for what, by in times.items()
+    }
+    alone = times[MEASURES[0]]["alone"]
+    found["noise"] = [after / before for before, after in itertools.pairwise(alone)]
+    return found
+
+
+def table(engine: str, times: Times, found: dict[str, list[float]]) -> None:
+    print(f"{engine:<24}{'alone':>22}{'reported':>22}{'ratio':>22}{'goal':>8}")
+    for what in MEASURES:
+        cells = "".join(
+            f"{statistics.median(values) * 1000:9.0f} ms {spread(values, 1000, 0):>9}"
+            for values in times[what].values()
+        )
+        ratio = f"{statistics.median(found[what]):10.3f} {spread(found[what], 1, 2):>11}"
+        print(f"{what:<24}{cells}{ratio}{f'{GOAL:8.2f}' if what == MEASURES[0] else ''}")
+    noise = found["noise"]
+    if noise:
+        print(f"{'noise, wall inside':<68}{statistics.median(noise):10.3f} {spread(noise, 1, 2):>11}")
+    print()
+
+
+def spread(values: list[float], factor: float, digits: int) -> str:
+    return f"{min(values) * factor:.{digits}f}-{max(values) * factor:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
