@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Final
 
 from pytest_stagebuild.checkpoint import RUN_FOLDER
-from pytest_stagebuild.engines.protocol import Sandbox
+from pytest_stagebuild.engines.protocol import Beside, Sandbox
 from pytest_stagebuild.results.events import Event, NewerEvents, event_in
 from pytest_stagebuild.tar import IterableFile
 
@@ -36,11 +36,14 @@ class Reports:
         self._redact = redact
         self._read = 0
         self._live = True
-        program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
-        self._beside = sandbox.run_beside(program, [REPORTS])
+        self._beside: Beside | None = None
 
     def so_far(self) -> Iterator[Event]:
         """What has been told since the last time, without waiting."""
+        if self._beside is None:
+            # Not before the command has begun, which waits for nothing of ours, and may be over already.
+            program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
+            self._beside = self._sandbox.run_beside(program, [REPORTS])
         while self._live and self._read < _MOST and (line := self._beside.line(0)) is not None:
             if "\ufffd" in line:
                 self._live = False  # it is none of ours, and its length is not known any more
@@ -49,7 +52,8 @@ class Reports:
 
     def rest(self) -> Iterator[Event]:
         """What is still to be read, now that the command has ended. To be exhausted, once."""
-        yield from self.so_far()
+        if self._beside is not None:
+            yield from self.so_far()
         try:
             for line in self._lines():
                 if self._read >= _MOST:

@@ -86,7 +86,6 @@ class Execution:
             if left is not None and left <= 0:
                 return None
             if meanwhile is not None:
-                meanwhile()
                 left = MEANWHILE if left is None else min(left, MEANWHILE)
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
             for descriptor in ready - {self._told}:
@@ -108,6 +107,8 @@ class Execution:
                     raise SetUpFailed(name, int(number), self._place)
                 self._drain()
                 return int(code)
+            if meanwhile is not None:
+                meanwhile()
 
     def _drain(self) -> None:
         """Deliver what is in the pipes, and no more: what the command left running may go on writing for ever."""
