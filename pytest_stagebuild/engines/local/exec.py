@@ -96,19 +96,23 @@ class Execution:
                         poll.unregister(descriptor)
             # What it has written has been seen by now, but for what is still in the pipes.
             if self._told in ready:
-                code = os.read(self._told, _TOLD).decode()
-                if not code:
-                    raise EngineError(
-                        "the sandbox ended while the command ran in it: somebody killed it, or the machine is short of "
-                        "memory. Run again."
-                    )
-                if code.startswith(REFUSED):
-                    number, _, name = code[len(REFUSED) :].partition(" ")
-                    raise SetUpFailed(name, int(number), self._place)
+                code = self._code()
                 self._drain()
-                return int(code)
+                return code
             if meanwhile is not None:
                 meanwhile()
+
+    def _code(self) -> int:
+        code = os.read(self._told, _TOLD).decode()
+        if not code:
+            raise EngineError(
+                "the sandbox ended while the command ran in it: somebody killed it, or the machine is short of memory. "
+                "Run again."
+            )
+        if code.startswith(REFUSED):
+            number, _, name = code[len(REFUSED) :].partition(" ")
+            raise SetUpFailed(name, int(number), self._place)
+        return int(code)
 
     def _drain(self) -> None:
         """Deliver what is in the pipes, and no more: what the command left running may go on writing for ever."""
