@@ -150,6 +150,12 @@ def load_settings(
     secrets = _merged(table.secrets, typed.secrets)
     _check_secrets(secrets, stages.values(), environ)
     anchored = anchor(files)
+    junit, isolate = _merged(table.junit, typed.junit), typed.isolate or table.isolate or "stage"
+    if junit and isolate != "stage":
+        raise ConfigurationError(
+            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give one "
+            "of the two, as options or as keys."
+        )
     return Settings(
         source=source,
         project=project_name(files),
@@ -165,8 +171,8 @@ def load_settings(
             (_within(source, source / path, f"{table.file}: key `host_tests`") for path in table.host_tests),
             (_within(source, invocation_dir.resolve() / path, "--stagebuild-host-tests") for path in typed.host_tests),
         ),
-        junit=_merged(table.junit, typed.junit),
-        isolate=typed.isolate or table.isolate or "stage",
+        junit=junit,
+        isolate=isolate,
         jobs=typed.jobs or table.jobs or 1,
         lockfile=_lockfile(typed, table, source, invocation_dir),
         keep=_keep(typed, table),
@@ -186,11 +192,6 @@ def _check(typed: CommandLine) -> None:
     if typed.resume_from is not None and typed.rebuild is not None:
         raise ConfigurationError(
             "--stagebuild-from takes a checkpoint as it is and --stagebuild-rebuild takes none: give one of them."
-        )
-    if typed.junit and typed.isolate not in (None, "stage"):
-        raise ConfigurationError(
-            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give "
-            "one of them."
         )
     texts = {
         "source": (typed.source,),

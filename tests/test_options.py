@@ -122,6 +122,9 @@ class TestDefaults:
             secrets=(),
             artifacts=(),
             host_tests=(),
+            junit=(),
+            isolate="stage",
+            jobs=1,
             lockfile=project.folder / ".stagebuild/stagebuild.lock",
             keep=10,
             pass_host_env=True,
@@ -195,6 +198,12 @@ class TestPrecedence:
     def test_a_bare_prune_keeps_what_the_table_says(self, project: Project) -> None:
         settings = project.table("keep = 3").settings("--stagebuild-prune")
         assert (settings.keep, settings.prune) == (3, True)
+
+    def test_how_tests_are_parted_goes_by_the_same_order(self, project: Project) -> None:
+        project.table('isolate = "file"\njobs = 3')
+        assert (project.settings().isolate, project.settings().jobs) == ("file", 3)
+        typed = project.settings("--stagebuild-isolate=test", "--stagebuild-jobs=2")
+        assert (typed.isolate, typed.jobs) == ("test", 2)
 
     def test_lists_of_both_are_joined_and_named_once(self, project: Project) -> None:
         project.environ = {"ONE": "1111", "TWO": "2222"}
@@ -370,6 +379,15 @@ class TestRefusals:
     def test_host_tests_outside_the_source(self, project: Project) -> None:
         assert "--stagebuild-host-tests: " in project.refusal("--stagebuild-host-tests=../x")
         assert "lies outside the source" in project.table('host_tests = ["/etc"]').refusal()
+
+    def test_junit_files_of_tests_that_are_parted(self, project: Project) -> None:
+        assert "give one of the two" in project.refusal("--stagebuild-junit=r.xml", "--stagebuild-isolate=file")
+        project.table('junit = ["r.xml"]')
+        assert "give one of the two" in project.refusal("--stagebuild-isolate=file")
+
+    @pytest.mark.parametrize("typed", ["isolate=each", "jobs=0", "jobs=many"])
+    def test_what_is_no_way_to_part_tests(self, typed: str, pytester: pytest.Pytester) -> None:
+        assert pytester.runpytest_inprocess(f"--stagebuild-{typed}").ret == pytest.ExitCode.USAGE_ERROR
 
     def test_a_lockfile_that_is_a_folder(self, project: Project) -> None:
         assert "is a folder. Name a file in it." in project.refusal("--stagebuild-lockfile=.")

@@ -58,7 +58,7 @@ def test_tox_runs_python_package_with_the_checkout_that_is_named(python_package)
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "install  pip install -e '.[test]' build pytest" in run.stdout
-    assert "3 passed" in run.stdout
+    assert "17 passed" in run.stdout
 
 
 def test_poetry_package_brings_its_coverage_out(new_copy):

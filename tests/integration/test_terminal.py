@@ -223,10 +223,19 @@ def test_quiet_runs_keep_the_summary_alone(project):
         """)
 
 
-def test_collecting_alone_asks_no_engine(project):
-    run = project.stagebuild("--collect-only", "-q", env={"DOCKER_HOST": "unix:///nowhere.sock"})
+def test_collecting_alone_makes_no_stage_and_needs_no_engine(project):
+    stages = ["pyproject.toml::install", "pyproject.toml::build", "pyproject.toml::test"]
+    run = project.stagebuild("--collect-only", "-q")
     assert run.code == 0
-    assert run.lines[:3] == ["pyproject.toml::install", "pyproject.toml::build", "pyproject.toml::test"]
+    why = "stagebuild: the tests inside cannot be listed: install would run first, first run"
+    assert run.lines[:4] == [why, *stages]
+    assert not project.images()
+    run = project.stagebuild(
+        "--collect-only", "-q", "--stagebuild-engine=docker", env={"DOCKER_HOST": "unix:///no.sock"}
+    )
+    assert run.code == 0
+    assert run.lines[0].startswith("stagebuild: the tests inside cannot be listed: ")
+    assert [line for line in run.lines if line in stages] == stages
 
 
 def test_junit_has_a_case_for_each_stage_with_its_checkpoint(project, tmp_path):
