@@ -153,8 +153,8 @@ def load_settings(
     junit, isolate = _merged(table.junit, typed.junit), typed.isolate or table.isolate or "stage"
     if junit and isolate != "stage":
         raise ConfigurationError(
-            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give one "
-            "of the two, as options or as keys."
+            "--stagebuild-isolate parts the tests of a pytest, and --stagebuild-junit reads what others leave: give "
+            "one of the two, as options or as keys."
         )
     return Settings(
         source=source,
