@@ -31,12 +31,13 @@ _EXITS_OF_TESTS: Final = (0, 1)
 
 _NO_TESTS_HINT: Final = "The pytest in the container found no tests: check its arguments and testpaths."
 _NOTHING_TOLD: Final = (
-    "no reports arrived from the pytest of the test command, so its tests are one item: `env -i`, `python -I` and the "
-    "like keep out what the run adds to its environment"
+    "no reports arrived from the pytest of the test command, so its tests are one item: `env -i`, `python -I`, a "
+    "PYTHONPATH of its own and the like keep out what the run adds to its environment"
 )
 _NOT_SELECTED: Final = (
-    "What was selected did not reach the pytest of the test command: `env -i`, `python -I` and the like keep out what "
-    "the run adds to its environment. Leave the selection out, or put it into the test command."
+    "What was selected did not reach the pytest of the test command: `env -i`, `python -I`, a PYTHONPATH of its own "
+    "and the like keep out what the run adds to its environment. Leave the selection out, or put it into the test "
+    "command."
 )
 
 

@@ -33,6 +33,11 @@ _PASSED: Final = (
 )
 """pytest's options that mean the tests inside and take the same value there, where they are set."""
 
+_LAUNCHER: Final = re.compile(
+    r"(?<![\w./-])(?:tox|nox|make|just|task|hatch|pdm|poe|doit|inv|invoke)(?![\w.-])|[\w-]\.(?:sh|py)(?!\w)|(?<!\S)\./\w"
+)
+"""Programs that start others, and scripts."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -137,8 +142,11 @@ def runs_pytest(command: str) -> bool:
 
 
 def check_reaches(selection: Selection, command: str) -> None:
-    """Raise :class:`ConfigurationError` where tests were selected and the test command runs no pytest to be told."""
-    if selection.typed and not runs_pytest(command):
+    """Raise :class:`ConfigurationError` where tests were selected and the test command runs no pytest to be told.
+
+    What starts other programs, as its own files say, may run one: if none is told, the stage fails for that.
+    """
+    if selection.typed and not runs_pytest(command) and _LAUNCHER.search(command) is None:
         raise ConfigurationError(
             f"{', '.join(selection.typed)} cannot reach the tests inside, for the test command runs no "
             f"pytest: {command}. Leave it out, or give a command that selects the tests with --stagebuild-test-cmd."

@@ -160,3 +160,18 @@ def test_selecting_tests_with_a_command_that_runs_no_pytest_is_an_error(place):
         check_reaches(selection, "cargo test")
     check_reaches(selection, "pytest")
     check_reaches(select(options(maxfail=1), Arguments(), place, HOST), "cargo test")
+
+
+@pytest.mark.parametrize(
+    "command", ["tox run -e py", "nox", "make test", "sh scripts/run-tests.sh", "./test", "python t.py"]
+)
+def test_what_starts_other_programs_may_run_a_pytest(place, command):
+    check_reaches(Selection(typed=("-k",)), command)
+
+
+@pytest.mark.parametrize(
+    "command", ["python -m unittest", "cargo test", "npm test", "cmake --build .", "ctest", "go test ./..."]
+)
+def test_what_is_known_to_be_another_tool_does_not(place, command):
+    with pytest.raises(ConfigurationError, match="runs no pytest"):
+        check_reaches(Selection(typed=("-k",)), command)

@@ -19,13 +19,20 @@ TOLD: Final = f"{INSIDE}/told.json"
 """The file that says what was selected; it is as old as the sandbox."""
 
 _MODULE: Final = "stagebuild_inside"
+_TOX_MODULE: Final = "stagebuild_tox"
+
+_LOADER: Final = '''"""PYTEST_DONT_REWRITE"""
+with open(__file__.rpartition("/")[0] + "/reporter", encoding="utf-8") as _file:
+    exec(compile(_file.read(), "<stagebuild>", "exec", dont_inherit=True))
+'''
+"""The module: what it does comes from no file of Python's, or it would stand in the user's coverage."""
 
 _DISTRIBUTION: Final = {
     "METADATA": "Metadata-Version: 2.1\nName: stagebuild-inside\nVersion: 1\n",
-    "entry_points.txt": f"[pytest11]\n{_MODULE} = {_MODULE}\n",
+    "entry_points.txt": f"[pytest11]\n{_MODULE} = {_MODULE}\n\n[tox]\n{_TOX_MODULE} = {_TOX_MODULE}\n",
 }
-"""What makes pytest find the module. Named in PYTEST_PLUGINS it would be found too, but a Python that ignores
-PYTHONPATH (``python -I -m pytest``) would then have to fail for want of it."""
+"""What makes pytest and tox find their modules. Named in PYTEST_PLUGINS pytest's would be found too, but a Python that
+ignores PYTHONPATH (``python -I -m pytest``) would then have to fail for want of it."""
 
 _NO_AUTOLOAD: Final = re.compile(r"PYTEST_DISABLE_PLUGIN_AUTOLOAD|--disable-plugin-autoload")
 
@@ -60,9 +67,11 @@ class Told:
         }
         if self.last_failed and {"lf", "failedfirst"} & self.selection.options.keys():
             told["last_failed"] = list(self.last_failed)
-        module = files("pytest_stagebuild.results.inside").joinpath(f"{_MODULE}.py").read_bytes()
+        programs = files("pytest_stagebuild.results.inside")
         return {
-            f"{INSIDE}/{_MODULE}.py": module,
+            f"{INSIDE}/{_MODULE}.py": _LOADER.encode(),
+            f"{INSIDE}/reporter": programs.joinpath(f"{_MODULE}.py").read_bytes(),
+            f"{INSIDE}/{_TOX_MODULE}.py": programs.joinpath(f"{_TOX_MODULE}.py").read_bytes(),
             TOLD: json.dumps(told).encode(),
             **{f"{INSIDE}/{_MODULE}-1.dist-info/{name}": text.encode() for name, text in _DISTRIBUTION.items()},
         }

@@ -30,7 +30,7 @@ def test_what_failed_before_is_told_to_those_who_ask(options, passed):
 def test_pytest_finds_the_reporter_by_its_entry_point():
     files = Told(Selection()).files()
     assert files[f"{FOLDER}/stagebuild_inside-1.dist-info/entry_points.txt"] == (
-        b"[pytest11]\nstagebuild_inside = stagebuild_inside\n"
+        b"[pytest11]\nstagebuild_inside = stagebuild_inside\n\n[tox]\nstagebuild_tox = stagebuild_tox\n"
     )
 
 

@@ -3,13 +3,17 @@
 It stands alone: standard library and pytest only, Python 3.7 and pytest 6 or newer. Beside it lie ``told.json``, what
 was selected, and ``reports``, to which one JSON object a line is appended: the events of ``results/events.py``. Its
 variables and its path entry are gone once it is imported, so that neither the tests nor what they start see them.
+
+PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -18,6 +22,7 @@ import pytest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, NoReturn
 
 VERSION = 1
@@ -30,55 +35,140 @@ _HERE = str(Path(__file__).parent)
 _LARGEST = 1 << 20
 """Characters of a text that are told; of a longer one, both ends."""
 
+_PASSED_BY_TOX = "pass_env+=PYTHONPATH,PYTEST_PLUGINS"
+_OURS = {_HERE, _NAME, "testenv." + _PASSED_BY_TOX, "env_run_base." + _PASSED_BY_TOX}
 
-def _leave_no_trace() -> None:
-    sys.path[:] = [entry for entry in sys.path if entry != _HERE]
-    passed = "pass_env+=PYTHONPATH,PYTEST_PLUGINS"
-    ours = {_HERE, _NAME, "testenv." + passed, "env_run_base." + passed}
-    for variable, separator in (("PYTHONPATH", os.pathsep), ("PYTEST_PLUGINS", ","), ("TOX_OVERRIDE", ";")):
-        left = [part for part in os.environ.pop(variable, "").split(separator) if part not in ours]
-        if any(left):
-            os.environ[variable] = separator.join(left)
+
+_CARRIERS = {"PYTHONPATH": os.pathsep, "PYTEST_PLUGINS": ",", "TOX_OVERRIDE": ";"}
+
+
+class _Traces:
+    """What brought this module here, which nobody else is to see."""
+
+    def __init__(self) -> None:
+        self._hidden: dict[str, list[str]] = {}
+        self._index = -1
+
+    def hide(self) -> None:
+        if _HERE in sys.path:
+            self._index = sys.path.index(_HERE)
+            sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+        for variable, separator in _CARRIERS.items():
+            parts = os.environ.get(variable, "").split(separator)
+            ours = [part for part in parts if part in _OURS]
+            if ours:
+                self._hidden[variable] = ours
+                self._set(variable, [part for part in parts if part not in _OURS])
+
+    def restore(self) -> None:
+        """For another pytest: a worker of pytest-xdist, or the next one that this process runs."""
+        if self._index >= 0:
+            sys.path.insert(self._index, _HERE)
+            self._index = -1
+        for variable, ours in self._hidden.items():
+            there = os.environ.get(variable)
+            self._set(variable, ours + ([] if there is None else [there]))
+        self._hidden.clear()
+
+    def _set(self, variable: str, parts: list[str]) -> None:
+        os.environ.pop(variable, None)
+        if any(parts):
+            os.environ[variable] = _CARRIERS[variable].join(parts)
 
 
 class _File:
     """Appends lines to a file that is opened for each: tests close descriptors, and others then get their numbers.
 
-    What it needs of the system is held here, where nobody who replaces the functions of ``os`` for a test finds it. A
-    process that a test has forked writes nothing.
+    What it needs of the system is held here, where nobody who replaces functions for a test finds it. A process that a
+    test has forked writes nothing.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._needs: dict[str, Any] = {"open": os.open, "write": os.write, "close": os.close, "getpid": os.getpid}
+        self._needs: dict[str, Any] = {
+            "open": os.open,
+            "write": os.write,
+            "close": os.close,
+            "getpid": os.getpid,
+            "getrlimit": resource.getrlimit,
+            "setrlimit": resource.setrlimit,
+            "encode": json.JSONEncoder(default=_str).encode,
+        }
         self._flags = os.O_WRONLY | os.O_APPEND
+        self._limits = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)
         self._process = os.getpid()
         self._waiting = b""
 
     def append(self, event: dict[str, Any]) -> None:
-        needs = self._needs
-        if needs["getpid"]() != self._process:
+        if self._needs["getpid"]() != self._process:
             return
-        self._waiting += json.dumps(event, default=str).encode() + b"\n"
+        self._waiting += self._needs["encode"](event).encode() + b"\n"
         try:
-            descriptor = needs["open"](self._path, self._flags)
+            self._write()
         except OSError:
-            return  # no descriptor is left just now; it goes with the next one
+            self._write_past_limits()
+
+    def _write(self) -> None:
+        needs = self._needs
+        descriptor = needs["open"](self._path, self._flags)
         try:
             while self._waiting:
                 self._waiting = self._waiting[needs["write"](descriptor, self._waiting) :]
-        except OSError:
-            pass
         finally:
             needs["close"](descriptor)
+
+    def _write_past_limits(self) -> None:
+        """Past those that a test has set for itself, or used up; what cannot be written goes with the next event."""
+        needs = self._needs
+        before = [(limit, needs["getrlimit"](limit)) for limit in self._limits]
+        try:
+            for limit, (_, hard) in before:
+                needs["setrlimit"](limit, (hard, hard))
+            self._write()
+        except (OSError, ValueError):
+            pass
+        finally:
+            for limit, values in before:
+                needs["setrlimit"](limit, values)
+
+
+def _str(value: object) -> str:
+    """Some objects cannot be shown, which is no reason for a run to fail."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return object.__repr__(value)
+
+
+def _stay_unmeasured() -> None:
+    """By coverage, which leaves out what comes from no file: this has been compiled under another name.
+
+    All that it can have seen is the file by which this was imported.
+    """
+    file = globals().pop("__file__")
+    # It may not be there, or keep its data elsewhere and show a file of three lines.
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["coverage"].Coverage.current()._collector.data.pop(file, None)
 
 
 _told: dict[str, Any] = json.loads(Path(__file__).with_name("told.json").read_text("utf-8"))
 _reports = _File(str(Path(__file__).with_name("reports")))
-_leave_no_trace()
+_traces = _Traces()
+_traces.hide()
+_stay_unmeasured()
 
 
 # What was selected
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: Any) -> Iterator[None]:
+    """What must be known before the conftest files are: they may define options, and capturing begins."""
+    _traces.hide()
+    early = early_config.known_args_namespace
+    early.capture = _told.get("options", {}).get("capture", early.capture)
+    early.file_or_dir = [_here(path) for path in _told.get("paths", [])] + early.file_or_dir
+    yield
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -99,8 +189,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Workers are about to be started: they need this module, and get what it leaves no trace of."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_HERE, os.environ.get("PYTHONPATH")]))
+    """Workers are about to be started: they need this module, and leave no trace of it themselves."""
+    _traces.restore()
     # Newer ones give their workers the path that they found themselves: https://github.com/pytest-dev/pytest-xdist
     frozen = getattr(sys.modules.get("xdist.plugin"), "_sys_path", None)
     if isinstance(frozen, list) and _HERE not in frozen:
@@ -125,7 +215,11 @@ def _here(path: str) -> str:
 
 def _remember_failed(config: pytest.Config, failed: list[str]) -> None:
     """What ``--lf`` and ``--ff`` go by; the folder ends with the container."""
-    folder = Path(str(config.getini("cache_dir")))
+    try:
+        folder = os.path.expandvars(os.path.expanduser(str(config.getini("cache_dir"))))
+    except ValueError:
+        return  # `-p no:cacheprovider`
+    config.option.cacheclear = False
     try:
         place = Path(_root(config), folder, "v", "cache")
         place.mkdir(parents=True, exist_ok=True)
@@ -171,7 +265,7 @@ def build_image() -> NoReturn:
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any) -> None:
     """The plugin itself may be installed in here too, and would look for an engine."""
-    if fixturedef.argname in HOST_FIXTURES and fixturedef.func.__module__ == "pytest_stagebuild.plugin":
+    if fixturedef.argname in HOST_FIXTURES and getattr(fixturedef.func, "__module__", "") == "pytest_stagebuild.plugin":
         _skip_for_the_host(fixturedef.argname)
 
 
@@ -190,11 +284,13 @@ class _Reporter:
         self._session: Any = None
         self._name = f"{os.getpid()}-{time.time_ns()}"
         self._phases: dict[str, list[dict[str, Any]]] = {}
+        self._attempts: dict[str, int] = {}
         self._locations: dict[str, Any] = {}
         self._collected = False
         self._deselected = 0
-        self._exit: int | None = None
         self._stopped = ""
+        self._early: list[dict[str, Any]] = []
+        self._time = time.time
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -209,6 +305,8 @@ class _Reporter:
             cwd=str(config.invocation_params.dir),
             distributed=_is_distributed(config),
         )
+        for event in self._early:
+            _reports.append(event)
 
     def pytest_deselected(self, items: Any) -> None:
         self._deselected += len(items)
@@ -236,7 +334,8 @@ class _Reporter:
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         self._locations[nodeid] = location
-        self._tell("start", id=nodeid, location=location)
+        if nodeid not in self._phases:
+            self._tell("start", id=nodeid, location=location)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -248,9 +347,15 @@ class _Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self._tell_test(nodeid)
+        # One that pytest-rerunfailures runs again ends as often as it is run, and has the one outcome all the same.
+        attempt = self._phases.get(nodeid, [])[self._attempts.get(nodeid, 0) :]
+        if any(phase["outcome"] == "rerun" for phase in attempt):
+            self._attempts[nodeid] = len(self._phases[nodeid])
+        else:
+            self._tell_test(nodeid)
 
     def _tell_test(self, nodeid: str) -> None:
+        self._attempts.pop(nodeid, None)
         phases = self._phases.pop(nodeid, [])
         location = self._locations.pop(nodeid, None)
         if phases:
@@ -260,7 +365,7 @@ class _Reporter:
         self._tell(
             "warning",
             category=warning_message.category.__name__,
-            message=_cut(str(warning_message.message)),
+            message=_cut(_str(warning_message.message)),
             file=str(warning_message.filename),
             line=warning_message.lineno,
             when=when,
@@ -269,56 +374,60 @@ class _Reporter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object) -> None:
-        self._tell("internal_error", text=_cut(str(excrepr)))
+        self._tell("internal_error", text=_cut(_str(excrepr)))
 
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
         self._stopped = str(excinfo.value) or type(excinfo.value).__name__
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        self._exit = int(exitstatus)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_unconfigure(self) -> Iterator[None]:
+        yield  # whatever comes of it: a test may have left something that others now fail on
+        _traces.restore()
         if self._session is None:
             return
         for nodeid in list(self._phases):
             self._tell_test(nodeid)
         stopped = self._stopped or self._session.shouldfail or self._session.shouldstop
-        self._tell("end", exit=self._exit, stopped=str(stopped or ""))
+        self._tell("end", exit=int(self._session.exitstatus), stopped=str(stopped or ""))
 
     def _tell(self, event: str, **what: Any) -> None:
-        _reports.append(dict(what, event=event, session=self._name))
+        told = dict(what, event=event, session=self._name)
+        if self._session is None:  # warnings that were recorded before
+            self._early.append(told)
+        else:
+            _reports.append(told)
 
     def _phase(self, report: Any) -> dict[str, Any]:
+        duration = getattr(report, "duration", 0.0)
+        stop = getattr(report, "stop", None) or self._time()  # older ones do not say
         phase: dict[str, Any] = {
             "when": report.when,
             "outcome": report.outcome,
-            "duration": getattr(report, "duration", 0.0),
-            "start": getattr(report, "start", 0.0),
-            "stop": getattr(report, "stop", 0.0),
+            "duration": duration,
+            "start": getattr(report, "start", None) or stop - duration,
+            "stop": stop,
         }
         sections = getattr(report, "sections", None)
         if sections:
-            phase["sections"] = [[str(title), _cut(str(text))] for title, text in sections]
+            phase["sections"] = [[str(title), _cut(_str(text))] for title, text in sections]
         properties = getattr(report, "user_properties", None)
         if properties:
             phase["properties"] = [[str(name), _plain(value)] for name, value in properties]
         if hasattr(report, "wasxfail"):
-            phase["xfail"] = str(report.wasxfail)
+            phase["xfail"] = _str(report.wasxfail)
         context = getattr(report, "context", None)
         if type(report).__name__.lower() == "subtestreport" and context is not None:
-            kwargs = [[str(name), str(value)] for name, value in context.kwargs.items()]
+            kwargs = [[str(name), _str(value)] for name, value in context.kwargs.items()]
             phase["subtest"] = {"message": context.msg, "parameters": kwargs}
         longrepr = report.longrepr
         if isinstance(longrepr, tuple):
-            phase["skip"] = [str(longrepr[0]), longrepr[1], str(longrepr[2])]
+            phase["skip"] = [str(longrepr[0]), longrepr[1] or 0, _str(longrepr[2])]
         elif longrepr is not None:
             crash = getattr(longrepr, "reprcrash", None)
             phase["failure"] = {
                 "text": _cut(_text(report, color=_told.get("color", False))),
                 "message": isinstance(longrepr, str),
-                "crash": [str(crash.path), crash.lineno, str(crash.message)] if crash is not None else None,
+                "crash": [str(crash.path), crash.lineno or 0, _str(crash.message)] if crash is not None else None,
             }
         return phase
 
@@ -337,7 +446,9 @@ def _text(report: Any, *, color: bool) -> str:
 
 
 def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    if value is None or isinstance(value, (str, bool, float)) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    return _str(value)
 
 
 def _cut(text: str) -> str:
