@@ -424,9 +424,12 @@ class _Reporter:
             phase["skip"] = [str(longrepr[0]), longrepr[1] or 0, _str(longrepr[2])]
         elif longrepr is not None:
             crash = getattr(longrepr, "reprcrash", None)
+            # A worker's name, which pytest-xdist shows before each, is no part of a message.
+            is_message = isinstance(longrepr, str)
+            text = longrepr if is_message else _text(report, color=_told.get("color", False))
             phase["failure"] = {
-                "text": _cut(_text(report, color=_told.get("color", False))),
-                "message": isinstance(longrepr, str),
+                "text": _cut(text),
+                "message": is_message,
                 "crash": [str(crash.path), crash.lineno or 0, _str(crash.message)] if crash is not None else None,
             }
         return phase
