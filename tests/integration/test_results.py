@@ -361,7 +361,7 @@ DEPENDENT = {
 }
 
 
-@each_engine
+@pytest.mark.parametrize("ground", ["docker", "local"], indirect=True, scope="module")
 def test_a_test_that_depends_on_another_fails_alone(shared, tests_of):
     tests_of(DEPENDENT)
     ids = [f"test_one.py::test_{name}" for name in "ab"] + [f"test_two.py::test_{name}" for name in "cd"]
