@@ -127,6 +127,8 @@ class Started:
 class Tested:
     """A test has ended."""
 
+    __test__ = False  # pytest takes classes of such a name for tests
+
     name: str
     id: str
     location: Location

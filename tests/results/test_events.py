@@ -1,0 +1,97 @@
+"""What is told from inside is read without trust in who wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_stagebuild.results.events import Crash, Failed, NewerEvents, Phase, Tested, event_in
+
+TEST = {
+    "event": "test",
+    "session": "1",
+    "id": "a.py::x",
+    "location": ["a.py", 0, "x"],
+    "phases": [
+        {
+            "when": "call",
+            "outcome": "failed",
+            "duration": 0.5,
+            "failure": {"text": "said hunter2", "crash": ["a.py", 3, "hunter2"]},
+            "sections": [["Captured stdout call", "hunter2"]],
+            "properties": [["k", "hunter2"], ["n", 1]],
+        }
+    ],
+}
+
+
+def line(**changed: object) -> bytes:
+    return json.dumps({**TEST, **changed}).encode()
+
+
+def test_a_test_is_read_with_its_phases_and_every_text_of_it_redacted():
+    event = event_in(line(), lambda text: text.replace("hunter2", "***"))
+    assert event == Tested(
+        "1",
+        "a.py::x",
+        ("a.py", 0, "x"),
+        (
+            Phase(
+                "call",
+                "failed",
+                0.5,
+                why=Failed("said ***", Crash("a.py", 3, "***")),
+                sections=(("Captured stdout call", "***"),),
+                properties=(("k", "***"), ("n", 1)),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": 3},
+        {"location": ["a.py", "0", "x"]},
+        {"location": "a.py"},
+        {"phases": None},
+        {"phases": [3]},
+        {"phases": [{"when": "call", "outcome": None}]},
+        {"phases": [{"when": "call", "outcome": "failed", "duration": "long"}]},
+        {"phases": [{"when": "call", "outcome": "skipped", "skip": ["a.py"]}]},
+    ],
+)
+def test_what_no_reporter_writes_is_refused(changed):
+    with pytest.raises(ValueError, match=r"."):
+        event_in(line(**changed))
+
+
+NESTED = st.recursive(st.none() | st.text(), st.lists)
+
+
+@given(st.binary(max_size=200) | NESTED.map(lambda value: json.dumps(value).encode()))
+def test_any_line_is_an_event_or_none_or_a_value_error(garbage):
+    with contextlib.suppress(ValueError):
+        assert event_in(garbage) is None
+
+
+def test_a_line_that_is_nested_without_end_is_refused():
+    with pytest.raises(ValueError, match="deep"):
+        event_in(b"[" * 200_000)
+
+
+def test_events_of_a_later_kind_are_left_alone_and_those_of_a_later_version_told():
+    assert event_in(line(event="invented later")) is None
+    session = {"event": "session", "session": "1", "v": 2}
+    with pytest.raises(NewerEvents):
+        event_in(json.dumps(session).encode())
+
+
+def test_a_text_that_cannot_be_encoded_is_shown_by_its_escapes():
+    event = event_in(line(id="a.py::\ud800"))
+    assert isinstance(event, Tested)
+    assert event.id == "a.py::\\ud800"
