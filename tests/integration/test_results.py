@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -104,12 +107,24 @@ tests/test_kinds.py::test_warns
     warnings.warn("old ways", DeprecationWarning)
 """  # noqa: W291 - as pytest prints it
 
-INSTALL = "pip install --no-compile --disable-pip-version-check pytest pytest-xdist"
+INSTALL = "pip install --no-index --find-links wheels --no-compile --disable-pip-version-check pytest pytest-xdist"
+"""Without a network: the containers of the Podman that the tests start have none."""
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory) -> Path:
+    """What the tests inside need."""
+    folder = tmp_path_factory.mktemp("wheels")
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", folder]
+    image_s = ["--python-version", "3.11", "--only-binary", ":all:"]
+    subprocess.run([*download, *image_s, "pytest", "pytest-xdist"], check=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def shared(new_shared_project):
+def shared(new_shared_project, wheels):
     project = new_shared_project(install_cmd=INSTALL, build_cmd="true", test_cmd="pytest")
+    shutil.copytree(wheels, project.root / "wheels")
     table = (project.root / "pyproject.toml").read_text()
     project.write({"pyproject.toml": table + 'install.inputs = ["none"]\nbuild.inputs = ["none"]\n'})
     assert project.stagebuild("--stagebuild-test-cmd=true").code == 0
@@ -346,7 +361,7 @@ DEPENDENT = {
 }
 
 
-@each_engine
+@pytest.mark.parametrize("ground", ["docker", "local"], indirect=True, scope="module")
 def test_a_test_that_depends_on_another_fails_alone(shared, tests_of):
     tests_of(DEPENDENT)
     ids = [f"test_one.py::test_{name}" for name in "ab"] + [f"test_two.py::test_{name}" for name in "cd"]
