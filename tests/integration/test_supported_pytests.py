@@ -118,7 +118,7 @@ def test_each_of_them_shows_the_tests_inside(failing_tests, python: str, tmp_pat
     report = tmp_path / "report.xml"
     run = failing_tests.stagebuild("--junitxml", str(report), python=python)
     assert run.code == 1, run.output
-    assert "\ntest_a.py F.uF " in run.output
+    assert "\ntest_a.py F.uF" in run.output
     assert "\n    def test_fails():" not in run.output
     assert "\n>   def test_fails(): assert [1] == [2]\n" in run.output
     assert "\ntest_a.py:2: AssertionError\n" in run.output
