@@ -235,9 +235,13 @@ class _Work:
             if self._over:
                 raise EngineError("the run is over")
 
+        room = _LONGEST_OUTPUT
+
         def keep(stream: Stream, piece: bytes) -> None:
-            if sum(len(one) for _, one in said) < _LONGEST_OUTPUT:
+            nonlocal room
+            if room > 0:
                 said.append((stream, piece))
+                room -= len(piece)
 
         options = {name: value for name, value in self._told.selection.options.items() if name not in _CHOOSING}
         selection = Selection(tuple(self._from_source(one) for one in unit.ids), options)

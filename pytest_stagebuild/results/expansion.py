@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_stagebuild.observer import Silent
+from pytest_stagebuild.output import without_colours
 from pytest_stagebuild.results.events import (
     Collected,
     CollectReport,
@@ -172,10 +173,10 @@ class InnerFailure:
             self.reprcrash = InnerCrash(crash)
 
     def toterminal(self, tw: TerminalWriter) -> None:
-        tw.line(self.text if tw.hasmarkup else _plain(self.text))
+        tw.line(self.text if tw.hasmarkup else without_colours(self.text))
 
     def __str__(self) -> str:
-        return _plain(self.text).strip()
+        return without_colours(self.text).strip()
 
 
 class InnerCrash:
@@ -190,9 +191,3 @@ class InnerCrash:
         """What ``--tb=line`` shows: the message's first line."""
         first, _, _ = self.message.partition("\n")
         return f"{self.path}:{self.lineno}: {first}"
-
-
-def _plain(text: str) -> str:
-    from pytest_stagebuild.output import without_colours
-
-    return without_colours(text)
