@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import PullProgress
 from pytest_stagebuild.output import ForeignText, clean_line, fitted
-from pytest_stagebuild.results.events import Ended, Event, Session
+from pytest_stagebuild.results.events import Event, Session
 from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word
@@ -103,21 +103,22 @@ class LiveView:
                 self._last_line = lines[-1]
 
     def heard(self, event: Event) -> None:
-        """From the first test on, its pytest's reports are what is seen, and the command's own output where all is."""
-        match event:
-            case Session():
-                self.stop()
-                self._held = None
-                if event.distributed and not self._raw:
-                    self.end_line()  # before letters that no name of a file goes before
-                self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
-            case Ended():
-                self._reporting = False
+        """From here on the tests' reports are what is seen, and the command's own output only where all of it is.
+
+        Not even once they are over: what was printed before may arrive later.
+        """
+        if isinstance(event, Session):
+            self.stop()
+            self._held = None
+            if event.distributed and not self._raw:
+                self.end_line()  # before letters that no name of a file goes before
+            self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
 
     def checkpoint_made(self, checkpoint: Checkpoint) -> None: ...
 
     def stage_finished(self, result: StageResult) -> None:
         self.stop()
+        self._reporting = False
         if self._held is not None:
             held, self._held = self._held, None
             self.output(result.stage, "".join(held))

@@ -118,7 +118,6 @@ def project(request, new_copy, sdists):
 @pytest.mark.parametrize(
     ("ground", "project", "command", "kinds"),
     [
-        ("local", CACHETOOLS, "pytest", {"passed", "subtests passed"}),
         ("local", CLICK, "uv run pytest", {"passed", "skipped", "xfailed", "deselected"}),
         ("local", SIX, "pytest", {"passed", "skipped", "warning"}),
         ("docker", CACHETOOLS, "pytest", {"passed", "subtests passed"}),

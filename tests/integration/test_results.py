@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -149,6 +150,15 @@ each_engine = pytest.mark.parametrize(
 on_local = pytest.mark.parametrize("ground", ["local"], indirect=True, scope="module")
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Wait until they are printed; the line may not have ended yet."""
+    seen = b""
+    while words.encode() not in seen:
+        piece = os.read(process.stdout.fileno(), 1 << 16)
+        assert piece, seen
+        seen += piece
+
+
 def last(run: Run) -> str:
     """The counts in the last line."""
     return re.sub(r" in [\d.]+s.*", "", run.lines[-1]).strip("= ")
@@ -205,10 +215,7 @@ def test_tests_distributed_inside_are_reported_all_the_same(shared, tests_of):
 def test_a_test_is_reported_while_others_still_run(shared, tests_of):
     tests_of({"test_slow.py": "import time\ndef test_quick(): ...\ndef test_slow(): time.sleep(600)\n"})
     process = shared.start("--stagebuild-source=.", "-v")
-    seen = []
-    while "test_slow.py::test_quick PASSED" not in "".join(seen):
-        seen.append(process.stdout.readline())
-        assert seen[-1], "".join(seen)
+    read_until(process, "test_slow.py::test_quick PASSED")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     run = shared.wait(process)
@@ -404,8 +411,7 @@ def test_an_interrupt_ends_isolated_tests(shared, tests_of):
     tests_of({f"test_{name}.py": "import time\ndef test_it(): time.sleep(600)\n" for name in "abcd"})
     shared.write({"test_0.py": "def test_it(): ...\n"})
     process = shared.start("--stagebuild-source=.", "-v", "--stagebuild-isolate=test", "--stagebuild-jobs=2")
-    while (line := process.stdout.readline()) and "test_0.py::test_it PASSED" not in line:
-        pass
+    read_until(process, "test_0.py::test_it PASSED")
     process.send_signal(signal.SIGINT)
     assert shared.wait(process).code == 2
     assert not shared.sandboxes()

@@ -22,7 +22,7 @@ from places import Place, WithoutCache, quoted, without_cache
 from pytest_stagebuild.engines.protocol import Engine, StoredImage
 
 STEPS_OF_ONE = 50
-STEPS = {"local": 1000, "docker": 300}
+STEPS = {"local": 600, "docker": 200}
 """Steps on each engine where nothing else is asked for: on Docker each takes five times as long."""
 
 SEED = int(os.environ.get("STAGEBUILD_SEED", "1"))
