@@ -257,12 +257,13 @@ def _phase(told: _Told) -> Phase:
     when = value.get("when")
     # A worker of pytest-xdist that died is told of as "???".
     phase = when if when in ("setup", "teardown", "collect") else "call"
+    duration, start, stop = (_seconds(one) for one in _list(value.get("times", [0, 0, 0]), 3))
     return Phase(
         when=cast("Literal['setup', 'call', 'teardown', 'collect']", phase),
         outcome=told.text("outcome"),
-        duration=_float(value.get("duration", 0.0)),
-        start=_float(value.get("start", 0.0)),
-        stop=_float(value.get("stop", 0.0)),
+        duration=duration,
+        start=start,
+        stop=stop,
         why=_why(told),
         xfail=told.text("xfail") if "xfail" in value else None,
         sections=told.pairs("sections"),
@@ -315,7 +316,8 @@ def _int(value: object) -> int:
     return value
 
 
-def _float(value: object) -> float:
-    if not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124 - NaN is not
-        raise ValueError(f"{value!r:.40} is no number")
-    return float(value)
+def _seconds(nanoseconds: object) -> float:
+    value = _int(nanoseconds)
+    if abs(value) >= 1 << 63:
+        raise ValueError("it is no time of ours")
+    return value / 1e9

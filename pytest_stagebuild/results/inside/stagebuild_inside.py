@@ -92,17 +92,20 @@ class _File:
             "getpid": os.getpid,
             "getrlimit": resource.getrlimit,
             "setrlimit": resource.setrlimit,
-            "encode": json.JSONEncoder(default=_str).encode,
+            "encode": json.JSONEncoder(default=_str, check_circular=False).encode,
         }
         self._flags = os.O_WRONLY | os.O_APPEND
         self._limits = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)
         self._process = os.getpid()
         self._waiting = b""
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: dict[str, Any], *, soon: bool = False) -> None:
+        """Write it now, or ``soon``: with the next one, which follows at once."""
         if self._needs["getpid"]() != self._process:
             return
         self._waiting += self._needs["encode"](event).encode() + b"\n"
+        if soon:
+            return
         try:
             self._write()
         except OSError:
@@ -287,6 +290,7 @@ class _Reporter:
         self._attempts: dict[str, int] = {}
         self._locations: dict[str, Any] = {}
         self._collected = False
+        self._another_follows = False
         self._deselected = 0
         self._stopped = ""
         self._early: list[dict[str, Any]] = []
@@ -332,6 +336,10 @@ class _Reporter:
             ids = [node.nodeid for node in report.result if isinstance(node, pytest.Item)]
             self._tell("collect", id=report.nodeid, ids=ids, phase=self._phase(report))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, nextitem: Any) -> None:
+        self._another_follows = nextitem is not None
+
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         self._locations[nodeid] = location
         if nodeid not in self._phases:
@@ -359,7 +367,7 @@ class _Reporter:
         phases = self._phases.pop(nodeid, [])
         location = self._locations.pop(nodeid, None)
         if phases:
-            self._tell("test", id=nodeid, location=location, phases=phases)
+            self._tell("test", soon=self._another_follows, id=nodeid, location=location, phases=phases)
 
     def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str) -> None:
         self._tell(
@@ -390,12 +398,12 @@ class _Reporter:
         stopped = self._stopped or self._session.shouldfail or self._session.shouldstop
         self._tell("end", exit=int(self._session.exitstatus), stopped=str(stopped or ""))
 
-    def _tell(self, event: str, **what: Any) -> None:
+    def _tell(self, event: str, *, soon: bool = False, **what: Any) -> None:
         told = dict(what, event=event, session=self._name)
         if self._session is None:  # warnings that were recorded before
             self._early.append(told)
         else:
-            _reports.append(told)
+            _reports.append(told, soon=soon)
 
     def _phase(self, report: Any) -> dict[str, Any]:
         duration = getattr(report, "duration", 0.0)
@@ -403,9 +411,7 @@ class _Reporter:
         phase: dict[str, Any] = {
             "when": report.when,
             "outcome": report.outcome,
-            "duration": duration,
-            "start": getattr(report, "start", None) or stop - duration,
-            "stop": stop,
+            "times": [_nanoseconds(one) for one in (duration, getattr(report, "start", None) or stop - duration, stop)],
         }
         sections = getattr(report, "sections", None)
         if sections:
@@ -446,6 +452,14 @@ def _text(report: Any, *, color: bool) -> str:
     writer.fullwidth = _told.get("width", writer.fullwidth)
     report.toterminal(writer)
     return text.getvalue()[:-1]  # the line's end comes with its printing
+
+
+def _nanoseconds(seconds: float) -> int:
+    """Whole ones: to write the digits of a float takes as long as all else of a phase."""
+    try:
+        return int(seconds * 1e9)
+    except (TypeError, ValueError, OverflowError):  # of a plugin that makes reports of its own
+        return 0
 
 
 def _plain(value: object) -> object:
