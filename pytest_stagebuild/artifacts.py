@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
+from pytest_stagebuild.engines.protocol import Sandbox
 from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.values import dataclass
 
@@ -72,20 +75,24 @@ def extract(
     return Extracted(tuple(destination / path for path in extraction.files), extraction.notes())
 
 
-def remove_old(destination: Path) -> None:
-    """Remove what an earlier run put there, so that nobody takes it for what this run made.
+def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Copy what the tests left at the paths ``wanted`` into ``folder``, and give what is to be noted about that.
 
-    Raises :class:`ArtifactError` where it cannot be removed.
+    A path below ``/src`` keeps its place relative to that, any other one its place below ``/``. How the tests ended
+    stands whatever becomes of their artifacts.
     """
-    try:
-        if not destination.is_symlink():
-            shutil.rmtree(destination)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise ArtifactError(
-            f"old artifacts in {destination} cannot be removed ({error}); remove them by hand"
-        ) from error
+    notes: list[str] = []
+    for one in wanted:
+        path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, one))
+        below_source = path.startswith(WORKING_DIRECTORY + "/")
+        place = posixpath.relpath(path, WORKING_DIRECTORY if below_source else "/")
+        try:
+            notes += extract(sandbox.get(path), folder / posixpath.dirname(place)).notes
+        except FileNotFoundError:
+            notes.append(f"artifact {one} was not there after the tests")
+        except StagebuildError as error:
+            notes.append(f"artifact {one} was not copied out: {error}")
+    return tuple(notes)
 
 
 class _Extraction:

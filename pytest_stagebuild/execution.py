@@ -5,39 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import posixpath
-import time
-import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from pytest_stagebuild.artifacts import extract
 from pytest_stagebuild.checkpoint import (
     LABEL,
-    RECORD_PATH,
     RUN_FOLDER,
-    WORKING_DIRECTORY,
     Checkpoint,
     Record,
-    key_of,
-    labels_of,
 )
-from pytest_stagebuild.engines.protocol import CommandExit, Engine, OutputSink, Sandbox, StoredImage
-from pytest_stagebuild.errors import EngineError, StagebuildError
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Sandbox, StoredImage
+from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.host_env import HostSettings
-from pytest_stagebuild.inputs import Inputs, Matching, Whole
+from pytest_stagebuild.inputs import Inputs, Whole
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.results.tally import Tally
-from pytest_stagebuild.secrets import Leak, search
+from pytest_stagebuild.secrets import Leak
 from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
-from pytest_stagebuild.stage import CheckpointStage, Stage
 from pytest_stagebuild.tar import archive_of, members_of, writable_file
-from pytest_stagebuild.trace import PROBES, Watch, watch_files
 from pytest_stagebuild.values import dataclass
 
 _MARGIN: Final = 3600.0
@@ -113,7 +103,7 @@ class Workplace:
                 sandbox.start()
                 step("started")
             if upload.removed:
-                _as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
+                as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
             yield sandbox, upload
 
 
@@ -134,102 +124,6 @@ class StageRun:
     notes: tuple[str, ...] = ()
 
 
-def run_to_checkpoint(
-    workplace: Workplace,
-    stage: Stage,
-    ground: Ground,
-    components: Mapping[str, object],
-    output: OutputSink,
-    step: Callable[[str], None],
-) -> StageRun:
-    """Run a stage and commit what it left, where its command exited 0 and no secret is in what it wrote.
-
-    The caller records the checkpoint; until then the image's own labels and record vouch for it.
-    """
-    name: CheckpointStage = "install" if stage.name == "install" else "build"
-    uuid = str(uuids.uuid4())
-    project = str(components["project"])
-    labels = labels_of(uuid, name, key_of(components), ground.parent, project)
-    files = watch_files(workplace.tree.manifest) if stage.inputs == "traced" else {}
-    with workplace.sandbox(
-        ground, labels=labels, network=stage.network, timeout=stage.timeout, step=step, files=files
-    ) as (sandbox, upload):
-        watch = Watch(sandbox) if stage.inputs == "traced" else None
-        ended = sandbox.run(
-            with_own_programs(sandbox, stage.command),
-            cwd=WORKING_DIRECTORY,
-            env=workplace.environment(stage.env),
-            timeout=stage.timeout,
-            output=output,
-        )
-        step("command ended")
-        run = StageRun(ended, upload.sent, upload.surprises, sandbox.end_processes())
-        step("processes ended")
-        if ended.code != 0 or ended.timed_out:
-            return run
-        clear_run_folder(sandbox)
-        run.inputs = watch.end(upload.sent) if watch else _declared(stage)
-        if workplace.secrets:
-            run.leak = search(workplace.secrets, sandbox.changed_files())
-            step("secrets searched")
-            if run.leak:
-                return run
-        run.record = Record(
-            uuid=uuid,
-            stage=name,
-            key=key_of(components),
-            components=components,
-            parent=ground.parent,
-            layers=ground.image.layers,
-            created=time.time(),
-            inputs=run.inputs,
-            manifest=upload.sent,
-            version=workplace.version.version if workplace.version else "",
-        )
-        sandbox.put([archive_of({RECORD_PATH: run.record.to_bytes(), **PROBES})])
-        step("record written")
-        run.image = sandbox.commit(image_name(project, uuid), {LABEL + "uuid": uuid})
-        step("committed")
-    run.checkpoint = Checkpoint(
-        uuid=uuid,
-        stage=name,
-        key=run.record.key,
-        components=components,
-        parent=ground.parent,
-        engine=workplace.engine.identity,
-        project=project,
-        image=run.image.id,
-        created=run.record.created,
-        used=time.time(),
-        size=max(0, run.image.size - ground.image.size),
-    )
-    return run
-
-
-def _declared(stage: Stage) -> Inputs:
-    return Matching(stage.inputs) if isinstance(stage.inputs, tuple) else Whole()
-
-
-def take_artifacts(sandbox: Sandbox, wanted: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """Copy what the tests left at the paths ``wanted`` into ``folder``, and give what is to be noted about that.
-
-    A path below ``/src`` keeps its place relative to that, any other one its place below ``/``. How the tests ended
-    stands whatever becomes of their artifacts.
-    """
-    notes: list[str] = []
-    for one in wanted:
-        path = posixpath.normpath(posixpath.join(WORKING_DIRECTORY, one))
-        below_source = path.startswith(WORKING_DIRECTORY + "/")
-        place = posixpath.relpath(path, WORKING_DIRECTORY if below_source else "/")
-        try:
-            notes += extract(sandbox.get(path), folder / posixpath.dirname(place)).notes
-        except FileNotFoundError:
-            notes.append(f"artifact {one} was not there after the tests")
-        except StagebuildError as error:
-            notes.append(f"artifact {one} was not copied out: {error}")
-    return tuple(notes)
-
-
 def with_own_programs(sandbox: Sandbox, command: str) -> str:
     """The command, able to find the programs that pip installs for a user who may not write where root's go.
 
@@ -247,10 +141,11 @@ def image_name(project: str, uuid: str) -> str:
 
 def clear_run_folder(sandbox: Sandbox) -> None:
     """Remove what commands needed while they ran, before what is left becomes an image."""
-    _as_root(sandbox, f"rm -rf {RUN_FOLDER}")
+    as_root(sandbox, f"rm -rf {RUN_FOLDER}")
 
 
-def _as_root(sandbox: Sandbox, command: str) -> None:
+def as_root(sandbox: Sandbox, command: str) -> None:
+    """Run a step of ours. Raises :class:`EngineError` where it fails."""
     said: list[bytes] = []
     ended = sandbox.run(command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user="root")
     if ended.code != 0:

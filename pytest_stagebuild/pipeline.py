@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from pytest_stagebuild.artifacts import ArtifactError, remove_old
 from pytest_stagebuild.attempt import NO_TESTS, Attempt, cause_of
 from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import Ground, StageRun, Workplace, run_to_checkpoint
+from pytest_stagebuild.execution import Ground, StageRun, Workplace
 from pytest_stagebuild.host_env import host_settings
-from pytest_stagebuild.image import Image, left_by_killed_runs
 from pytest_stagebuild.inputs import Matching, Whole
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
@@ -33,6 +31,9 @@ from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
 from pytest_stagebuild.testrun import run_tests
 from pytest_stagebuild.values import dataclass
+
+if TYPE_CHECKING:
+    from pytest_stagebuild.image import Image
 
 _SUCCEEDED: Final = ("cached", "forced", "ran")
 
@@ -134,6 +135,8 @@ class Pipeline:
 
     def image(self, name: Literal["base", "install", "build"]) -> Image:
         """A checkpoint with the source as it is now. Raises :class:`StageFailed` where its stage did not succeed."""
+        from pytest_stagebuild.image import Image  # a run without tests on the host makes none
+
         if name == "base":
             return Image(self._work, self.base().ground, "base", None, self._derived.append)
         result = self.result(name)
@@ -152,10 +155,7 @@ class Pipeline:
         """
         self._selection, self._tested_elsewhere = selection, tested_elsewhere
         self._colours, self._width = colours, width
-        try:
-            remove_old(self._state.artifacts)
-        except ArtifactError as error:
-            self._note(str(error))
+        self._note(self._state.remove_old_artifacts())
         return self.result("test")
 
     def collect(self, selection: Selection) -> list[Event]:
@@ -231,11 +231,14 @@ class Pipeline:
 
         The process that ends the run as a whole has checkpoints pruned too: another one may still ask for them.
         """
-        with contextlib.suppress(EngineError):
-            leftovers = left_by_killed_runs(self.engine) if self._derived else []
-            for image in (*reversed(self._derived), *(image.id for image in leftovers)):
-                self.engine.remove_image(image)
-            self._derived.clear()
+        if self._derived:
+            from pytest_stagebuild.image import left_by_killed_runs
+
+            with contextlib.suppress(EngineError):
+                leftovers = left_by_killed_runs(self.engine)
+                for image in (*reversed(self._derived), *(image.id for image in leftovers)):
+                    self.engine.remove_image(image)
+                self._derived.clear()
         self._store.release()
         if prune and self._resolved and not self._planned:
             with contextlib.suppress(EngineError):  # the next run comes to it
@@ -289,6 +292,8 @@ class Pipeline:
             return result
 
     def _run_stage(self, attempt: Attempt, ground: Ground, components: Mapping[str, object]) -> StageResult:
+        from pytest_stagebuild.checkpoint_run import run_to_checkpoint  # a run that reuses everything needs none of it
+
         stage = attempt.stage
         self._observer.stage_started(stage, attempt.reason)
         with attempt.logged(self._log(stage.name)) as log:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,17 @@ class StateFolder:
     @property
     def artifacts(self) -> Path:
         return self.path / "artifacts"
+
+    def remove_old_artifacts(self) -> str:
+        """Remove those of an earlier run, so that nobody takes them for this one's; what hinders it, or nothing."""
+        try:
+            if not self.artifacts.is_symlink():
+                shutil.rmtree(self.artifacts)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return f"old artifacts in {self.artifacts} cannot be removed ({error}); remove them by hand"
+        return ""
 
     @property
     def last_failed(self) -> Path:

@@ -195,12 +195,11 @@ class CheckpointStore:
     def totals(self) -> tuple[int, int]:
         """How many checkpoints of this source there are, and their bytes beyond their parents'."""
         known = self._lockfile.read().under(self._engine.identity)
-        return len(known), sum(one.size or self._size_known_since(one) for one in known)
-
-    def _size_known_since(self, checkpoint: Checkpoint) -> int:
-        """The bytes of a checkpoint that had not been counted when it was made."""
-        image = self._engine.find_image(checkpoint.image)
-        return image.own_size if image else 0
+        sizes = {one.image: one.size for one in known}
+        if not all(sizes.values()):  # an engine may not have counted the bytes yet when a checkpoint was made
+            images = self._engine.images_with({LABEL + "project": self._project})
+            sizes |= {image.id: image.own_size for image in images if not sizes.get(image.id, 1)}
+        return len(known), sum(sizes.values())
 
     def prune(self, keep: int) -> Pruned:
         """Remove all but the ``keep`` most recently used checkpoints of each stage.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
-from pytest_stagebuild.execution import Ground, StageRun, Workplace, take_artifacts, with_own_programs
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, with_own_programs
 from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
@@ -81,6 +81,8 @@ def run_tests(
             for problem in files.problems[:1]:
                 tally.give_up(problem)
             run.notes += tuple(files.notes)
-        if artifacts is not None:
+        if artifacts is not None and workplace.settings.artifacts:
+            from pytest_stagebuild.artifacts import take_artifacts
+
             run.notes += take_artifacts(sandbox, workplace.settings.artifacts, artifacts)
     return run
