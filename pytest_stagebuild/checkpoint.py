@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Final
 
-from pytest_stagebuild.inputs import Inputs, inputs_from_json
+from pytest_stagebuild.inputs import Inputs, Unread, inputs_from_json
 from pytest_stagebuild.source.manifest import Changes, Manifest
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, CheckpointStage, Stage
 from pytest_stagebuild.values import dataclass
@@ -140,6 +140,8 @@ class Record:
 
     def changes(self, now: Manifest) -> Changes:
         """How the inputs have changed between this checkpoint and ``now``."""
+        if self.manifest == now:
+            return Changes()
         return self.inputs.changes(self.manifest, now)
 
     def vouches_for(self, layers: Sequence[str]) -> bool:
@@ -148,14 +150,38 @@ class Record:
         return ours[: len(self.layers)] == self.layers and len(ours) <= len(self.layers) + 1
 
     def to_bytes(self) -> bytes:
-        value: dict[str, object] = {name.name: getattr(self, name.name) for name in fields(self)}
-        value |= {"schema": SCHEMA, "manifest": self.manifest.to_json(), "inputs": self.inputs.to_json()}
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        return self._with(manifest=self.manifest.to_json(), inputs=self.inputs.to_json())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
         """Raises ``ValueError`` for anything that is not a whole record of this schema."""
         value = json.loads(data)
+        if not isinstance(value, dict):
+            raise ValueError("not a checkpoint's record")
+        return cls._from(value, inputs_from_json(value.get("inputs")), Manifest.from_json(value.get("manifest")))
+
+    def head(self) -> bytes:
+        """The record without what there is of each file: it tells a tree of which nothing has changed, and is small."""
+        return self._with(manifest=[self.manifest.digest, self.manifest.count], inputs=None)
+
+    @classmethod
+    def from_head(cls, data: bytes, whole: Callable[[], Record]) -> Record:
+        """The record of which :meth:`head` gave this; ``whole`` gives all of it, when more is asked for.
+
+        Raises ``ValueError`` for anything that :meth:`head` does not write.
+        """
+        match json.loads(data):
+            case {"manifest": [str(digest), int(count)]} as value:
+                manifest = Manifest.known(digest, count, lambda: whole().manifest.entries)
+                return cls._from(value, Unread(lambda: whole().inputs), manifest)
+        raise ValueError("not the head of a checkpoint's record")
+
+    def _with(self, **values: object) -> bytes:
+        value = {name.name: getattr(self, name.name) for name in fields(self)} | values | {"schema": SCHEMA}
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def _from(cls, value: JSON, inputs: Inputs, manifest: Manifest) -> Record:
         match value:
             case {
                 "schema": int(schema),
@@ -166,8 +192,6 @@ class Record:
                 "parent": str(parent),
                 "layers": list(layers),
                 "created": int() | float() as created,
-                "inputs": inputs,
-                "manifest": manifest,
                 "version": str(version),
             } if schema == SCHEMA and key_of(components) == key:
                 return cls(
@@ -178,8 +202,8 @@ class Record:
                     parent=parent,
                     layers=tuple(str(layer) for layer in layers),
                     created=float(created),
-                    inputs=inputs_from_json(inputs),
-                    manifest=Manifest.from_json(manifest),
+                    inputs=inputs,
+                    manifest=manifest,
                     version=version,
                 )
         raise ValueError("not a checkpoint's record")

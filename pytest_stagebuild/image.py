@@ -219,7 +219,7 @@ class Image:
     def _as_it_is_now(self) -> Workplace:
         """The source may have been edited since it was last read, by the test itself for one."""
         last = self._workplace.tree
-        self._workplace = replace(self._workplace, tree=SourceTree.read(last.root, known=last))
+        self._workplace = replace(self._workplace, tree=SourceTree.read(last.root, known=last.seen))
         return self._workplace
 
 

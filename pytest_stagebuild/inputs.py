@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 
 from pytest_stagebuild.source.manifest import Changes, Manifest, folders_above, shown
@@ -21,7 +21,7 @@ class Whole:
         return now.changes_since(old)
 
     def describe(self, sent: Manifest) -> str:
-        return f"all {len(sent.entries)} files" + (f" ({self.why})" if self.why else "")
+        return f"all {sent.count} files" + (f" ({self.why})" if self.why else "")
 
     def to_json(self) -> JSON:
         return {"all": True, "why": self.why}
@@ -113,7 +113,23 @@ class Used:
         return {"files": sorted(self.files), "folders": sorted(self.folders)}
 
 
-Inputs = Whole | Matching | Used
+@dataclass(frozen=True)
+class Unread:
+    """Inputs that are read when they are asked for: in a record of which nothing else is needed yet."""
+
+    read: Callable[[], Inputs]
+
+    def changes(self, old: Manifest, now: Manifest) -> Changes:
+        return self.read().changes(old, now)
+
+    def describe(self, sent: Manifest) -> str:
+        return self.read().describe(sent)
+
+    def to_json(self) -> JSON:
+        return self.read().to_json()
+
+
+Inputs = Whole | Matching | Used | Unread
 
 
 def inputs_from_json(value: object) -> Inputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_stagebuild.attempt import NO_TESTS, Attempt, cause_of
@@ -308,7 +309,7 @@ class Pipeline:
         self._observer.checkpoint_made(run.checkpoint)
         self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
         return replace(
-            attempt.succeeded(checkpoint=run.checkpoint, notes=notes), depends_on=run.inputs.describe(run.sent)
+            attempt.succeeded(checkpoint=run.checkpoint, notes=notes), dependence=partial(run.inputs.describe, run.sent)
         )
 
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
@@ -358,7 +359,7 @@ class Pipeline:
             outcome,
             checkpoint=found.checkpoint,
             notes=tuple(notes),
-            depends_on=found.record.inputs.describe(found.record.manifest),
+            dependence=partial(found.record.inputs.describe, found.record.manifest),
         )
 
     def _shared(self, stage: Stage, result: StageResult) -> StageResult | None:

@@ -25,6 +25,7 @@ from pytest_stagebuild.pipeline import Pipeline, prune_checkpoints
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.source.seen import Seen
 from pytest_stagebuild.stage import (
     STAGES,
     BaseImage,
@@ -36,7 +37,7 @@ from pytest_stagebuild.stage import (
     result_from_json,
     result_to_json,
 )
-from pytest_stagebuild.state import cache_folder
+from pytest_stagebuild.state import StateFolder, cache_folder
 from pytest_stagebuild.terminal import resume_arguments, summary
 
 if TYPE_CHECKING:
@@ -73,7 +74,12 @@ class StagebuildSession:
 
     @cached_property
     def tree(self) -> SourceTree:
-        return SourceTree.read(self.settings.source)
+        file = StateFolder.of(self.settings.source).seen
+        known = Seen.load(file)
+        tree = SourceTree.read(self.settings.source, known=known)
+        if tree.seen is not known:
+            tree.seen.save(file)
+        return tree
 
     @cached_property
     def lockfile(self) -> Lockfile:

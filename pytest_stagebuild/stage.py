@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -74,9 +74,8 @@ class StageResult:
     """What became of a stage.
 
     ``duration`` is in seconds. ``reason`` says why it ran ("first run", "setup.py changed") or, for a skipped one,
-    what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100"). ``depends_on``
-    tells what of the source its checkpoint depends on ("2 of 9 files: a.py, b.py"). ``tests`` are those that reported
-    by themselves, None where none was heard of.
+    what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100"). ``tests`` are
+    those that reported by themselves, None where none was heard of. ``dependence`` works out :attr:`depends_on`.
     """
 
     stage: StageName
@@ -88,8 +87,13 @@ class StageResult:
     failure: Failure | None = None
     log: Path | None = None
     notes: tuple[str, ...] = ()
-    depends_on: str = ""
     tests: TestCounts | None = None
+    dependence: Callable[[], str] = field(default=str, repr=False, compare=False)
+
+    @property
+    def depends_on(self) -> str:
+        """What of the source its checkpoint depends on: ``2 of 9 files: a.py, b.py``."""
+        return self.dependence()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,10 @@ Signature: 8a477f597d28d172789f06886806bc55
 # This folder belongs to pytest-stagebuild and can be deleted.
 """
 """https://bford.info/cachedir/"""
+
+
+_HEAD: Final = ".head"
+"""What the heads of records end with; in front of one stands a checksum of the whole record."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +71,60 @@ class StateFolder:
     def last_failed(self) -> Path:
         return self.path / "last-failed.json"
 
+    @property
+    def seen(self) -> Path:
+        """How the source tree's files stood when it was last read."""
+        return self.path / "tree"
+
     def record(self, uuid: str) -> Record | None:
-        """The copy of a checkpoint's record, or None where there is no whole one."""
+        """The copy of a checkpoint's record, or None where there is no whole one.
+
+        What it holds of each file is read when it is asked for.
+        """
+        path = self._record_path(uuid)
+        whole = cache(lambda: Record.from_bytes(path.read_bytes()))
+
+        def whole_or_error() -> Record:
+            try:
+                return whole()
+            except (OSError, ValueError) as error:
+                raise StagebuildError(f"the record {path} is damaged ({error}): remove it and run again") from error
+
         try:
-            record = Record.from_bytes(self._record_path(uuid).read_bytes())
+            record = self._known_by_head(path, whole_or_error) or whole()
         except (OSError, ValueError):
             return None
         return record if record.uuid == uuid else None
 
+    def _known_by_head(self, path: Path, whole: Callable[[], Record]) -> Record | None:
+        with contextlib.suppress(OSError, ValueError):
+            checksum, _, head = path.with_suffix(_HEAD).read_bytes().partition(b"\n")
+            if checksum == _checksum(path.read_bytes()):
+                return Record.from_head(head, whole)
+        return None
+
     def keep_record(self, record: Record) -> None:
         """Keep a copy of a record; one that cannot be kept is read from its image instead."""
         path = self._record_path(record.uuid)
+        data = record.to_bytes()
         with contextlib.suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_bytes(record.to_bytes())
-            os.replace(temporary, path)
+            for file, content in ((path, data), (path.with_suffix(_HEAD), _checksum(data) + b"\n" + record.head())):
+                temporary = file.with_suffix(f"{file.suffix}.{os.getpid()}.tmp")
+                temporary.write_bytes(content)
+                os.replace(temporary, file)
 
     def drop_record(self, uuid: str) -> None:
-        with contextlib.suppress(OSError):
-            self._record_path(uuid).unlink(missing_ok=True)
+        for file in (self._record_path(uuid), self._record_path(uuid).with_suffix(_HEAD)):
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
     def _record_path(self, uuid: str) -> Path:
         return self.path / "records" / f"{uuid}.json"
+
+
+def _checksum(data: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(data)
 
 
 def _make(path: Path) -> None:

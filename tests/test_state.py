@@ -1,4 +1,4 @@
-"""One process at a time for each key."""
+"""Records that are known by their heads, and one process at a time for each key."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pytest_stagebuild.checkpoint import Record, key_of
 from pytest_stagebuild.errors import StagebuildError
-from pytest_stagebuild.state import SingleFlight
+from pytest_stagebuild.inputs import Used
+from pytest_stagebuild.source.manifest import Changes, Entry, Manifest
+from pytest_stagebuild.state import SingleFlight, StateFolder
 
 HOLD = """\
 import sys
@@ -91,3 +96,90 @@ def test_a_failure_of_who_holds_the_key_frees_it(tmp_path):
     told: list[str] = []
     with SingleFlight(tmp_path).hold("key", f"build of {os.getpid()}", told.append):
         assert told == []
+
+
+RECORD = Record(
+    uuid="3f2c1a9e-0000-4000-8000-000000000000",
+    stage="install",
+    key=key_of({"command": "make"}),
+    components={"command": "make"},
+    parent="sha256:base",
+    layers=("sha256:layer",),
+    created=1.5,
+    inputs=Used(frozenset({"a"}), frozenset({""})),
+    manifest=Manifest({"a": Entry("file", "0" * 64), "b": Entry("file", "1" * 64)}),
+    version="1.0",
+)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateFolder:
+    folder = StateFolder.of(tmp_path)
+    folder.keep_record(RECORD)
+    return folder
+
+
+def test_a_record_is_what_was_kept(state: StateFolder) -> None:
+    record = state.record(RECORD.uuid)
+    assert record is not None
+    assert record.to_bytes() == RECORD.to_bytes()
+
+
+def test_a_tree_in_which_nothing_has_changed_is_known_by_the_head(
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = state.record(RECORD.uuid)
+    assert record is not None
+    monkeypatch.setattr(Record, "from_bytes", None)  # nothing more is read
+    assert record.changes(RECORD.manifest) == Changes()
+
+
+def test_what_has_changed_is_said_by_the_whole_record(state: StateFolder) -> None:
+    record = state.record(RECORD.uuid)
+    assert record is not None
+    edited, unused = (Manifest({**RECORD.manifest.entries, path: Entry("file", "2" * 64)}) for path in ("a", "b"))
+    assert record.changes(edited) == Changes(changed=("a",))
+    assert record.changes(unused) == Changes()
+
+
+def damaged_head(folder: Path) -> None:
+    (head,) = folder.glob("*.head")
+    head.write_bytes(head.read_bytes()[:-2])
+
+
+def no_record(folder: Path) -> None:
+    for record in folder.glob("*.json"):
+        record.unlink()
+
+
+@pytest.mark.parametrize("damage", [damaged_head, lambda folder: next(folder.glob("*.head")).unlink()])
+def test_without_its_head_a_record_is_read_as_a_whole(state: StateFolder, damage: Callable[[Path], None]) -> None:
+    damage(state.path / "records")
+    record = state.record(RECORD.uuid)
+    assert record == RECORD
+
+
+def test_a_head_without_its_record_says_nothing(state: StateFolder) -> None:
+    no_record(state.path / "records")
+    assert state.record(RECORD.uuid) is None
+
+
+def test_the_head_of_another_record_is_not_believed(state: StateFolder) -> None:
+    path = state.path / "records" / f"{RECORD.uuid}.json"
+    other = replace(RECORD, manifest=Manifest({}))
+    path.write_bytes(other.to_bytes())
+    record = state.record(RECORD.uuid)
+    assert record == other
+
+
+def test_a_record_that_is_damaged_between_two_looks_is_an_error_that_says_so(state: StateFolder) -> None:
+    record = state.record(RECORD.uuid)
+    assert record is not None
+    no_record(state.path / "records")
+    with pytest.raises(StagebuildError, match=r"is damaged .*: remove it and run again"):
+        record.changes(Manifest({}))
+
+
+def test_a_record_that_is_dropped_leaves_nothing(state: StateFolder) -> None:
+    state.drop_record(RECORD.uuid)
+    assert list((state.path / "records").iterdir()) == []

@@ -44,11 +44,13 @@ class Upload:
         # Products of a stage carry times up to the checkpoint's, cut to seconds by a commit; a changed source must be
         # newer than those, or cargo and make keep the products.
         self._not_before = _LONG_AGO if parent is None else math.floor(not_before) + 1
-        old = {} if parent is None else parent.entries
+        same = parent is not None and parent == manifest
+        old = {} if parent is None or same else parent.entries
+        now = {} if same else manifest.entries
         self._old = old
-        self._paths = sorted(path for path, entry in manifest.entries.items() if old.get(path) != entry)
-        self._unannounced = set(manifest.folders - Manifest(old).folders)
-        self._sent: dict[str, Entry] | None = None
+        self._paths = sorted(path for path, entry in now.items() if old.get(path) != entry)
+        self._unannounced = set(manifest.folders - Manifest(old).folders) if self._paths else set()
+        self._sent: Manifest | None = None
         self._surprises: list[str] = []
         self._vanished: list[str] = []
         self._begun = False
@@ -63,7 +65,7 @@ class Upload:
         """The manifest of the whole tree as the sandbox has it after this upload. Known after the pass."""
         if self._sent is None:
             raise RuntimeError("what was sent is known when the upload has been made")
-        return Manifest(self._sent)
+        return self._sent
 
     @property
     def surprises(self) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ class Upload:
 
         Known before the pass, but for files that vanish during it, which are added then.
         """
-        return tuple(sorted({*self._vanished} | (self._old.keys() - self.manifest.entries.keys())))
+        gone = self._old.keys() - self.manifest.entries.keys() if self._old else set()
+        return tuple(sorted(gone.union(self._vanished)))
 
     @property
     def removed_folders(self) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ class Upload:
         return filter(None, self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
-        sent = dict(self.manifest.entries)
+        sent = dict(self.manifest.entries) if self._paths else {}
         waiting: list[bytes] = []
         with Folders(self._root) as folders:
             waiting.append(self._folder(self.top, folders.enter(b"")))
@@ -128,7 +131,7 @@ class Upload:
                     waiting, held = [], 0
         waiting.append(bytes(2 * tarfile.BLOCKSIZE))
         yield b"".join(waiting)
-        self._sent = sent
+        self._sent = Manifest(sent) if self._surprises else self.manifest
 
     def _large_file(self, path: str, folder: int, found: LargeFile) -> Generator[bytes, None, Entry | None]:
         """Send a file that is not held in memory, and again where it changed on the way: the last member counts."""

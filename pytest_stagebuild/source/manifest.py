@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -45,23 +45,47 @@ class Entry:
     digest: str
 
 
-@dataclass(frozen=True)
 class Manifest:
     """The files of a source tree: POSIX paths relative to its root, with their entries.
 
     Paths hold bytes that are not UTF-8 as surrogate escapes (:func:`path_of`).
     """
 
-    entries: Mapping[str, Entry]
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries: Callable[[], Mapping[str, Entry]] = lambda: entries
+        self.count = len(entries)
+
+    @classmethod
+    def known(cls, digest: str, count: int, entries: Callable[[], Mapping[str, Entry]]) -> Manifest:
+        """One of this digest and so many files, whose ``entries`` are made when they are asked for.
+
+        Of 100,000 files that takes a third of a second, and a run in which nothing has changed asks for none.
+        """
+        manifest = cls({})
+        manifest._entries = entries
+        manifest.count = count
+        manifest.digest = digest
+        return manifest
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        return self._entries()
 
     @cached_property
     def digest(self) -> str:
         """A sha256 over all paths and entries, in hexadecimal."""
-        total = hashlib.sha256()
-        for path in sorted(self.entries):
-            entry = self.entries[path]
-            total.update(raw_path(path) + b"\0" + f"{entry.kind} {entry.digest}\n".encode())
-        return total.hexdigest()
+        entries = self.entries
+        lines = [f"{path}\0{entries[path].kind} {entries[path].digest}\n" for path in sorted(entries)]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, Manifest) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Manifest({dict(self.entries)!r})"
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -90,6 +114,8 @@ class Manifest:
 
     def changes_since(self, older: Manifest) -> Changes:
         """What this manifest has otherwise than ``older``."""
+        if self.digest == older.digest:
+            return Changes()
         return Changes(
             added=tuple(sorted(self.entries.keys() - older.entries.keys())),
             changed=tuple(

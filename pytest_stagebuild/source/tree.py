@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.errors import SourceError
 from pytest_stagebuild.source.archive import Upload
@@ -23,6 +22,7 @@ from pytest_stagebuild.source.reading import (
     load,
 )
 from pytest_stagebuild.source.scan import scan, skipped
+from pytest_stagebuild.source.seen import STAMP, Seen, names_of, take_stamps
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
@@ -32,68 +32,48 @@ _RACY: Final = 2_000_000_000
 """In nanoseconds, and the coarsest clock of a file system: a file this young can change again and look the same."""
 
 
-class Stamp(NamedTuple):
-    """What a file that has not changed keeps. No program sets the time of the last change of its inode."""
-
-    device: int
-    inode: int
-    mode: int
-    size: int
-    modified: int
-    changed: int
-
-
 @dataclass(frozen=True)
 class SourceTree:
     """The files of ``root`` that are sent, with the digests of their content as it was read.
 
-    ``how`` says for the header how they were found and how many they are; ``notes`` name what was skipped. ``settled``
-    are the files that no edit can have left with the stamp that they have: https://git-scm.com/docs/racy-git.
+    ``how`` says for the header how they were found and how many they are; ``notes`` name what was skipped. By
+    ``seen`` a later look at the tree knows what has not changed.
     """
 
     root: Path
     manifest: Manifest
     how: str
     notes: tuple[str, ...]
-    settled: Mapping[bytes, tuple[Stamp, Entry]] = field(default_factory=dict, repr=False, compare=False)
+    seen: Seen = field(repr=False, compare=False)
 
     @classmethod
-    def read(cls, root: Path, *, known: SourceTree | None = None) -> SourceTree:
-        """Find and read the files of ``root``, but for those that are as they were when ``known`` was read.
+    def read(cls, root: Path, *, known: Seen | None = None) -> SourceTree:
+        """Find and read the files of ``root``, but for those that are as they were when they were ``known``.
 
         Raises :class:`SourceError` for a file that cannot be read, one that keeps changing, and a tree without files.
         """
-        before = known.settled if known else {}
-        settled: dict[bytes, tuple[Stamp, Entry]] = {}
         settled_until = time.time_ns() - _RACY
-        entries: dict[str, Entry] = {}
-        specials: list[tuple[SpecialKind, bytes]] = []
         with Folders(root) as folders:
             found = scan(root, folders)
-            here: bytes | None = None
-            handle: int | None = None
-            for path in found.paths:
-                folder = path[: max(path.rfind(b"/"), 0)]
-                if folder != here:
-                    here, handle = folder, folders.enter(folder)
-                if handle is None:
-                    continue
-                stamp = _stamp(handle, path)
-                last_stamp, last_entry = before.get(path, (None, None))
-                entry = last_entry if stamp and stamp == last_stamp else _entry(handle, path)
-                if isinstance(entry, Special):
-                    specials.append((entry.what, path))
-                elif entry is not None:
-                    entries[path_of(path)] = entry
-                    if stamp and max(stamp.modified, stamp.changed) < settled_until:
-                        settled[path] = stamp, entry
+            stamps = take_stamps(folders, found.paths)
+            if known and stamps == known.stamps and names_of(found.paths) == known.names and found.paths:
+                return cls(root, known.manifest, found.how(known.count), found.notes, known)
+            entries, specials = _entries(folders, found.paths, stamps, known)
         if not entries:
             raise SourceError(
                 f"no files to send in the source {shown(str(root))} ({found.how(0)}). "
                 "Give the folder of the project, and see that its ignore rules leave something."
             )
+        manifest = Manifest({path_of(path): entry for path, entry in entries.items()})
+        kept = [(path, number) for number, path in enumerate(found.paths) if path in entries]
+        seen = Seen.of(
+            [path for path, _ in kept],
+            b"".join(stamps[number * STAMP : (number + 1) * STAMP] for _, number in kept),
+            manifest,
+            settled_until=settled_until,
+        )
         notes = (*found.notes, *skipped(specials))
-        return cls(root, Manifest(entries), found.how(len(entries)), notes, settled)
+        return cls(root, manifest, found.how(manifest.count), notes, seen)
 
     def upload(self, parent: Manifest | None, *, owner: Owner, not_before: float, top: str = "src") -> Upload:
         """What a sandbox that holds ``parent`` needs in order to hold this tree under ``/top``; all of it for None.
@@ -104,12 +84,26 @@ class SourceTree:
         return Upload(self.root, self.manifest, parent, owner=owner, not_before=not_before, top=top)
 
 
-def _stamp(folder: int, path: bytes) -> Stamp | None:
-    try:
-        found = os.stat(path[path.rfind(b"/") + 1 :], dir_fd=folder, follow_symlinks=False)
-    except OSError:
-        return None  # reading it says what is wrong
-    return Stamp(found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _entries(
+    folders: Folders, paths: Sequence[bytes], stamps: bytes, known: Seen | None
+) -> tuple[dict[bytes, Entry], list[tuple[SpecialKind, bytes]]]:
+    """The entries of the sorted ``paths``, read where they are not ``known``, and what has become no file."""
+    entries: dict[bytes, Entry] = {}
+    specials: list[tuple[SpecialKind, bytes]] = []
+    here: bytes | None = None
+    handle: int | None = None
+    for path, known_entry in known.still(paths, stamps) if known else ((path, None) for path in paths):
+        entry: Entry | Special | None = known_entry
+        if known_entry is None:
+            folder = path[: max(path.rfind(b"/"), 0)]
+            if folder != here:
+                here, handle = folder, folders.enter(folder)
+            entry = _entry(handle, path) if handle is not None else None
+        if isinstance(entry, Special):
+            specials.append((entry.what, path))
+        elif entry is not None:
+            entries[path] = entry
+    return entries, specials
 
 
 def _entry(folder: int, path: bytes) -> Entry | Special | None:

@@ -18,6 +18,7 @@ from pytest_stagebuild.observer import Silent
 from pytest_stagebuild.options import CommandLine, load_settings
 from pytest_stagebuild.pipeline import Pipeline, PlannedStage
 from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.source.seen import Seen
 from pytest_stagebuild.stage import RunReport, StageName
 
 Made = dict[str, tuple[bytes, bytes | str]]
@@ -34,6 +35,7 @@ class Place:
     install: str
     build: str
     report: RunReport | None = None
+    seen: Seen | None = None
     runs: int = 0
     name: str = field(default_factory=lambda: f"trace-{uuid.uuid4().hex[:12]}")
 
@@ -56,7 +58,9 @@ class Place:
             environ={},
             invocation_dir=self.root,
         )
-        pipeline = Pipeline(settings, self.engine, SourceTree.read(self.root), {}, Silent(), f"{self.name}-{self.runs}")
+        tree = SourceTree.read(self.root, known=self.seen)
+        self.seen = tree.seen
+        pipeline = Pipeline(settings, self.engine, tree, {}, Silent(), f"{self.name}-{self.runs}")
         try:
             yield pipeline
         finally:
