@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
+from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.attempt import NO_TESTS, Attempt, cause_of
 from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
-from pytest_stagebuild.engines.protocol import Engine
+from pytest_stagebuild.engines.protocol import Engine, Sandbox
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.execution import Ground, StageRun, Workplace
 from pytest_stagebuild.host_env import host_settings
@@ -25,12 +26,12 @@ from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.last_failed import LastFailed
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.selection import Selection, runs_pytest
-from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.source import SourceTree, Upload
 from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
-from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
-from pytest_stagebuild.testrun import run_tests
+from pytest_stagebuild.store import CheckpointStore, Found, Missed, describe_changes
+from pytest_stagebuild.testrun import run_tests, sandbox_for
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Pipeline:
         self._tested_elsewhere = False
         self._colours, self._width = False, 80
         self._planned = False
+        self._looked: dict[str, Found | Missed] = {}
+        self._begun: _Begun | None = None
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -159,6 +162,31 @@ class Pipeline:
         self._note(self._state.remove_old_artifacts())
         return self.result("test")
 
+    def begin_tests(self, selection: Selection, *, colours: bool, width: int) -> None:
+        """Have the sandbox of the test stage made while other things go on, where what it stands on can be reused.
+
+        It costs nothing where nothing can, and what goes wrong will go wrong again where it is shown.
+        """
+        settings = self.settings
+        told = settings.isolate != "stage" or settings.rebuild is not None or settings.resume_from is not None
+        if told or self._begun:
+            return
+        try:
+            if self.engine.find_image(wanted_image(settings, self.engine)) is None:
+                return
+            ground = self.base().ground
+            for name in CHECKPOINT_NAMES:
+                components = self._components(settings.stages[name], ground.parent)
+                found = self._looked[key_of(components)] = self._store.find(components, self.tree.manifest)
+                if not isinstance(found, Found):
+                    return
+                ground = _ground_of(found)
+        except (StagebuildError, OSError):
+            return
+        tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
+        opening = partial(sandbox_for, self._work, settings.stages["test"], ground, tests)
+        self._begun = _Begun(ground, tests, Ahead(opening))
+
     def collect(self, selection: Selection) -> list[Event]:
         """What the tests inside tell when they are only collected; no stage is made for it.
 
@@ -232,6 +260,9 @@ class Pipeline:
 
         The process that ends the run as a whole has checkpoints pruned too: another one may still ask for them.
         """
+        if self._begun is not None:
+            self._begun.sandbox.discard()
+            self._begun = None
         if self._derived:
             from pytest_stagebuild.image import left_by_killed_runs
 
@@ -273,7 +304,7 @@ class Pipeline:
         told = self._told_to_run(stage.name)
         attempt.reason = told
         if not told:
-            match self._store.find(components, self.tree.manifest):
+            match self._looked.pop(key, None) or self._store.find(components, self.tree.manifest):
                 case Found() as known:
                     reused = self._reuse(stage, known, "cached")
                     self._run.keep(key, reused)
@@ -316,12 +347,13 @@ class Pipeline:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
         last_failed = LastFailed(self._state.last_failed)
+        told = Told(self._selection, last_failed.ids, color=self._colours, width=self._width)
 
         def hear(event: Event) -> None:
             last_failed.take(event)
             self._observer.heard(event)
 
-        how: Callable[..., StageRun] = run_tests
+        how: Callable[..., StageRun] = partial(run_tests, ahead=self._begun_for(ground, told))
         if self.settings.isolate != "stage":
             from pytest_stagebuild.isolation import run_isolated
 
@@ -332,7 +364,7 @@ class Pipeline:
                 self._work,
                 stage,
                 ground,
-                Told(self._selection, last_failed.ids, color=self._colours, width=self._width),
+                told,
                 output=log.write,
                 heard=hear,
                 step=lambda done: self._observer.step("test", done),
@@ -344,8 +376,17 @@ class Pipeline:
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
         return attempt.tested(run, self._selection.typed, notes)
 
+    def _begun_for(self, ground: Ground, told: Told) -> Ahead[tuple[Sandbox, Upload]] | None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return None
+        if (begun.ground, begun.told) == (ground, told):
+            return begun.sandbox
+        begun.sandbox.discard()
+        return None
+
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
-        self._grounds[stage.name] = Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)
+        self._grounds[stage.name] = _ground_of(found)
         notes: list[str] = []
         if stage.name == "install" and found.record.version != self.version:
             notes.append(
@@ -436,6 +477,19 @@ class Pipeline:
 
     def _note(self, *notes: str) -> None:
         self.notes.extend(note for note in notes if note and note not in self.notes)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A sandbox for the tests that are told this, on this ground."""
+
+    ground: Ground
+    told: Told
+    sandbox: Ahead[tuple[Sandbox, Upload]]
+
+
+def _ground_of(found: Found) -> Ground:
+    return Ground(found.image, found.record.uuid, found.record.manifest, found.record.created)
 
 
 def prune_checkpoints(settings: Settings, engine: Engine, lockfile: Lockfile) -> str:

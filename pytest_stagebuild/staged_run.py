@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -26,6 +26,13 @@ from pytest_stagebuild.terminal import header, plan
 
 _LETTERS = {"passed": ".", "failed": "F", "error": "E", "skipped": "s"}
 _NO_TESTS: int = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+class _Appearance(TypedDict):
+    """How tracebacks are to look: whether they have colours, and how many columns."""
+
+    colours: bool
+    width: int
 
 
 class StagedRun:
@@ -58,6 +65,8 @@ class StagedRun:
             self._config.pluginmanager.unregister(last_failed)
         # What pytest collects by itself: with nothing to collect, nothing.
         self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
+        if not (self._config.option.stagebuild_plan or self._config.option.collectonly) and "test" in self._stages:
+            self._stagebuild.pipeline.begin_tests(self._selection, **self._appearance)
 
     def pytest_report_header(self) -> list[str]:
         stagebuild = self._stagebuild
@@ -243,15 +252,19 @@ class StagedRun:
     def _make(self, stage: StageName) -> StageResult:
         pipeline = self._stagebuild.pipeline
         if stage == "test":
-            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-            colours = reporter is not None and reporter.hasmarkup
-            width = self._config.get_terminal_writer().fullwidth if reporter is not None else 80
-            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here, colours=colours, width=width)
+            result = pipeline.test(self._selection, tested_elsewhere=self._tested_here, **self._appearance)
         else:
             result = pipeline.result(stage)
         if result.failure:
             self._stagebuild.failure_shown()
         return result
+
+    @property
+    def _appearance(self) -> _Appearance:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return {"colours": False, "width": 80}
+        return {"colours": reporter.hasmarkup, "width": self._config.get_terminal_writer().fullwidth}
 
     def _only_no_tests(self, session: pytest.Session) -> bool:
         """Whether all that failed is that the inner pytest found no tests."""

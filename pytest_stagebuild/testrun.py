@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, with_own_programs
@@ -14,7 +16,23 @@ from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
+from pytest_stagebuild.source import Upload
 from pytest_stagebuild.stage import Stage
+
+
+def sandbox_for(
+    workplace: Workplace, stage: Stage, ground: Ground, told: Told, step: Callable[[str], None]
+) -> AbstractContextManager[tuple[Sandbox, Upload]]:
+    """A sandbox in which the test command can run."""
+    return workplace.sandbox(
+        ground,
+        labels={},
+        network=stage.network,
+        timeout=stage.timeout,
+        step=step,
+        files=told.files(),
+        writable=(REPORTS,),
+    )
 
 
 def run_tests(
@@ -29,11 +47,13 @@ def run_tests(
     artifacts: Path | None = None,
     timeout: float | None = None,
     opened: Callable[[Sandbox], None] = lambda _: None,
+    ahead: Ahead[tuple[Sandbox, Upload]] | None = None,
 ) -> StageRun:
     """Run the test command on what is selected; ``heard`` is given each event as it comes, by the calling thread.
 
     ``artifacts`` is the folder that those of the settings are copied to; ``timeout`` (in seconds) is used in place of
-    the stage's; ``opened`` is given the sandbox before the command runs.
+    the stage's; ``opened`` is given the sandbox before the command runs. ``ahead`` is a sandbox that has been begun, by
+    :func:`sandbox_for` the same.
     """
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
@@ -43,15 +63,7 @@ def run_tests(
         tally.take(event)
         heard(event)
 
-    with workplace.sandbox(
-        ground,
-        labels={},
-        network=stage.network,
-        timeout=stage.timeout,
-        step=step,
-        files=told.files(),
-        writable=(REPORTS,),
-    ) as (sandbox, upload):
+    with ahead.taken(step) if ahead else sandbox_for(workplace, stage, ground, told, step) as (sandbox, upload):
         opened(sandbox)
         reports = Reports(sandbox, redact)
 

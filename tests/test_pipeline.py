@@ -79,6 +79,7 @@ class Place:
     def run(self, environ: dict[str, str] | None = None, **typed: object) -> dict[str, str]:
         """All stages; the outcome of each."""
         pipeline = self.open(environ, **typed)
+        pipeline.begin_tests(Selection(), colours=False, width=80)
         pipeline.test(Selection(), tested_elsewhere=False)
         pipeline.close(prune=True)
         assert not self.engine.sandboxes
@@ -113,6 +114,67 @@ def test_a_second_run_reuses_both_checkpoints_and_tests_in_a_new_sandbox(place):
     place.run()
     assert place.run() == REUSED
     assert place.heard.output_text == "abc"
+
+
+def begun(place: Place, **typed: object) -> tuple[Pipeline, list[str]]:
+    """A run whose tests have been begun, and the sandboxes that there are then."""
+    pipeline = place.open(**typed)
+    pipeline.begin_tests(Selection(), colours=False, width=80)
+    if pipeline._begun:
+        pipeline._begun.sandbox._thread.join()
+    return pipeline, list(place.engine.sandboxes)
+
+
+def test_the_sandbox_that_was_begun_is_the_one_that_the_tests_run_in(place):
+    place.run()
+    pipeline, sandboxes = begun(place)
+    assert len(sandboxes) == 1
+    place.engine.calls.clear()
+    pipeline.test(Selection(), tested_elsewhere=False)
+    assert "run" in place.engine.calls
+    assert "sandbox" not in place.engine.calls
+    assert place.heard.output_text == "abc"
+    assert not place.engine.sandboxes
+
+
+def test_what_was_begun_for_other_tests_is_not_used(place):
+    place.run()
+    pipeline, sandboxes = begun(place)
+    place.engine.calls.clear()
+    pipeline.test(Selection(paths=("test_a.py",)), tested_elsewhere=False)
+    assert "sandbox" in place.engine.calls
+    assert sandboxes
+    assert not place.engine.sandboxes
+
+
+def test_what_was_begun_and_not_asked_for_is_removed(place):
+    place.run()
+    pipeline, sandboxes = begun(place)
+    pipeline.close(prune=True)
+    assert sandboxes
+    assert not place.engine.sandboxes
+
+
+@pytest.mark.parametrize("typed", [{"rebuild": "all"}, {"resume_from": "deps-installed"}, {"isolate": "file"}])
+def test_nothing_is_begun_that_may_not_be_wanted(place, typed):
+    place.run()
+    assert begun(place, **typed)[1] == []
+
+
+def test_nothing_is_begun_on_a_checkpoint_that_is_not_there(place):
+    assert begun(place)[1] == []
+    place.run()
+    (place.root / "a.txt").write_text("new")
+    assert begun(place)[1] == []
+
+
+def test_an_engine_that_fails_to_begin_the_tests_fails_them(place):
+    place.run()
+    place.engine.fail_at["sandbox"] = EngineError("the engine could not create a container: full")
+    pipeline, _ = begun(place)
+    result = pipeline.test(Selection(), tested_elsewhere=False)
+    assert result.outcome == "error"
+    assert "the engine could not create a container: full" in str(result.failure)
 
 
 def test_a_stage_runs_once_whoever_asks_first(place):

@@ -1,0 +1,64 @@
+"""What takes a while and nothing waits for yet, begun in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """A context that is being entered; it is left by whoever takes it, or when it is discarded.
+
+    ``opening`` is given a function to which it tells its steps; they are told to whoever takes it, by that thread.
+    """
+
+    def __init__(self, opening: Callable[[Callable[[str], None]], AbstractContextManager[T]]) -> None:
+        self._steps: list[str] = []
+        self._context = opening(self._steps.append)
+        self._entered: list[T] = []
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._enter, name="stagebuild-ahead", daemon=True)
+        self._thread.start()
+
+    def _enter(self) -> None:
+        try:
+            self._entered.append(self._context.__enter__())
+        except BaseException as error:  # noqa: BLE001 - it belongs to the thread that takes the context
+            self._problem = error
+
+    @contextmanager
+    def taken(self, step: Callable[[str], None]) -> Iterator[T]:
+        """Wait until it is entered; what that raised is raised here."""
+        self._thread.join()
+        if self._problem is not None:
+            raise self._problem
+        for one in self._steps:
+            step(one)
+        with _Entered(self._context, self._entered.pop()) as value:
+            yield value
+
+    def discard(self) -> None:
+        """Leave it, where nobody has taken it. What goes wrong then is of no consequence to a run."""
+        self._thread.join()
+        if self._entered:
+            self._entered.clear()
+            with suppress(Exception):
+                self._context.__exit__(None, None, None)
+
+
+class _Entered(AbstractContextManager[T]):
+    """A context that somebody else has entered."""
+
+    def __init__(self, context: AbstractContextManager[T], value: T) -> None:
+        self._value = value
+        self._context = context
+
+    def __enter__(self) -> T:
+        return self._value
+
+    def __exit__(self, *error: object) -> bool | None:
+        return self._context.__exit__(*error)  # type: ignore[arg-type]
