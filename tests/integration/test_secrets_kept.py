@@ -92,7 +92,7 @@ def test_a_secret_that_commands_print_and_use_stays_nowhere(project, canary, giv
 
     files = files_below(project.root)
     assert {"report.xml", "arguments.seen", ".stagebuild/stagebuild.lock", ".stagebuild/logs/test.log"} <= set(files)
-    assert sum(path.startswith(".stagebuild/records/") for path in files) == 2
+    assert sum(path.startswith(".stagebuild/records/") and path.endswith(".json") for path in files) == 2
     assert project.ground.argument in files["arguments.seen"]  # the sandboxes' processes were seen as well
     assert holders(files, canary) == []
     assert holders(files_below(tmp_path / "cache"), canary) == []
