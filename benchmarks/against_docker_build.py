@@ -166,7 +166,9 @@ def scratch() -> Iterator[Path]:
 def removed(folder: Path) -> None:
     """Also what an engine's store has there, in folders that cannot be looked into as they are."""
 
-    def opened(function: object, path: str, _: object) -> None:
+    def opened(function: object, path: str, error: tuple[object, BaseException, object]) -> None:
+        if isinstance(error[1], FileNotFoundError):
+            return
         os.chmod(Path(path).parent, 0o700)
         os.chmod(path, 0o700)
         shutil.rmtree(path) if Path(path).is_dir() else os.unlink(path)
