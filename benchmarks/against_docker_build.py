@@ -289,13 +289,17 @@ def table(taken: Rounds, found: list[Ratio]) -> None:
 
 
 def parts(works: dict[str, dict[str, list[Taken]]]) -> None:
-    """Where the plugin's time goes."""
+    """Where the time goes: the steps of each way that has any."""
+    print("  where the time goes, in ms")
     for work, by in works.items():
-        for engine in ("docker", "local"):
-            if engine in by:
-                print(f"  where the time goes, {work}, {LABELS[engine]}, in ms:")
-                said = [f"{name} {value * 1000:.0f}" for name, value in medians(by[engine]).items()]
-                print("    " + "; ".join(said))
+        for peer, found in stepped(by).items():
+            print(f"    {work}, {LABELS[peer]}")
+            print("      " + "; ".join(f"{name} {value * 1000:.0f}" for name, value in found.items()))
+
+
+def stepped(by: dict[str, list[Taken]]) -> dict[str, dict[str, float]]:
+    """The medians of the steps, by peer."""
+    return {peer: medians(by[peer]) for peer in ("naive", "ordered", "docker", "local") if peer in by}
 
 
 def medians(runs: Sequence[Taken]) -> dict[str, float]:
@@ -324,10 +328,7 @@ def report(taken: Rounds, found: list[Ratio], chosen: argparse.Namespace) -> dic
             for subject, works in taken.items()
         },
         "steps": {
-            subject: {
-                work: {peer: medians(by[peer]) for peer in ("docker", "local") if peer in by}
-                for work, by in works.items()
-            }
+            subject: {work: stepped(by) for work, by in works.items() if work != "floors"}
             for subject, works in taken.items()
         },
     }
