@@ -11,7 +11,7 @@ the local engine, which takes some seconds once.
 
 Ratios are medians of the ratios within each round; the noise is that of the same thing done twice in a round. An
 unchanged run is measured from its start to that of the first test, all others to their end. Ends with 1 where a goal
-is missed. Whatever it made is removed again, the layers that builds cached in the meantime included.
+is missed, with 130 on Ctrl-C. Whatever it made is removed again, the layers that builds cached in the meantime included.
 
 A tree of 100,000 files (``--trees 1000 10000 100000``) and one of 1 GiB (``--gib``) take minutes a round: docker build
 is sent all of it each time, and all of it is committed.
@@ -139,9 +139,12 @@ def main() -> int:
     with scratch() as folder:
         docker = Docker(folder, chosen.image)
         taken: Rounds = {}
+        interrupted = False
         try:
             for subject in subjects(folder / "subjects", chosen):
                 taken[subject.name] = measured(subject, docker, folder, chosen)
+        except KeyboardInterrupt:
+            interrupted = True  # what was measured of whole projects is still told
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             docker.remove()
@@ -151,7 +154,7 @@ def main() -> int:
         chosen.json.write_text(json.dumps(report(taken, found, chosen), indent=1) + "\n", encoding="utf-8")
     if chosen.plot:
         plot(taken, chosen.plot)
-    return int(any(ratio.missed for ratio in found))
+    return 130 if interrupted else int(any(ratio.missed for ratio in found))
 
 
 @contextmanager
