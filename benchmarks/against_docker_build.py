@@ -11,7 +11,7 @@ the local engine, which takes some seconds once.
 
 Ratios are medians of the ratios within each round; the noise is that of the same thing done twice in a round. An
 unchanged run is measured from its start to that of the first test, all others to their end. Ends with 1 where a goal
-is missed, with 130 on Ctrl-C. Whatever it made is removed again, the layers that builds cached in the meantime included.
+is missed, with 130 on Ctrl-C. What it made is removed, the layers that builds cached meanwhile too.
 
 A tree of 100,000 files (``--trees 1000 10000 100000``) and one of 1 GiB (``--gib``) take minutes a round: docker build
 is sent all of it each time, and all of it is committed.
