@@ -25,10 +25,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from measuring import EXAMPLE, PYTEST, environment, spread
+
 from pytest_stagebuild.engines import connect
 from pytest_stagebuild.engines.protocol import Engine, StoredImage
-
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "python-package"
 
 GOALS = {
     "disposable run": 0.040,
@@ -131,14 +131,11 @@ def whole_run(engine: str, project: Path, *arguments: str) -> None:
 
 
 def pytest(folder: Path, codes: tuple[int, ...], *arguments: str) -> None:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else both sides compile every module, as no user's do
-    environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"}
     # A salt of its own for each copy, or the second one would find the first one's checkpoints: of this benchmark's
     # last time too.
     own = [f"--stagebuild-env=COPY={folder}"] if arguments else []
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, *own]
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    command = [*PYTEST, "-q", *arguments, *own]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode not in codes:
         sys.exit(done.stdout + done.stderr)
 
@@ -155,10 +152,6 @@ def table(medians: dict[str, dict[str, float]], times: Times, engines: list[str]
         cells = "".join(f"{by[name] * 1000:9.0f} ms {spread(times[what][name]):>9}" for name in engines)
         goal = f"{GOALS[what] * 1000:8.0f} ms" if what in GOALS else ""
         print(f"{what:<38}{cells}{goal:>15}")
-
-
-def spread(values: list[float]) -> str:
-    return f"{min(values) * 1000:.0f}-{max(values) * 1000:.0f}"
 
 
 if __name__ == "__main__":

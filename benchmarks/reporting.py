@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measuring import PYTEST, environment, spread
+
 GOAL = 1.10
 """Of the time with the reporter to that without it."""
 
@@ -108,9 +110,6 @@ def measure(project: Path, engine: str, pairs: int, tests: int) -> Times:
 
 def run(project: Path, engine: str, how: str, tests: int) -> tuple[float, ...]:
     """One run outside: the seconds of each measure."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_stagebuild.plugin"}
     options = [
         "--stagebuild-source=.",
         f"--stagebuild-engine={engine}",
@@ -118,8 +117,8 @@ def run(project: Path, engine: str, how: str, tests: int) -> tuple[float, ...]:
         f"--stagebuild-test-cmd=python timed.py {how} python -m pytest",
     ]
     begun = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    command = [*PYTEST, *options]
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
     outside = time.monotonic() - begun
     log = (project / ".stagebuild" / "logs" / "test.log").read_text()
     # Each has told or not, as it should: or the one would be compared with itself.
@@ -158,10 +157,6 @@ def table(engine: str, times: Times, found: dict[str, list[float]]) -> None:
         if values := found[what]:
             print(f"{what:<90}{statistics.median(values):10.3f} {spread(values, 1, 2):>11}")
     print()
-
-
-def spread(values: list[float], factor: float, digits: int) -> str:
-    return f"{min(values) * factor:.{digits}f}-{max(values) * factor:.{digits}f}"
 
 
 if __name__ == "__main__":

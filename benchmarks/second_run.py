@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -18,81 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import entry_points
 from pathlib import Path
+
+from measuring import EXAMPLE, HERE, PYTEST, environment, steps
 
 LIMIT = 2.5
 """What such a run may take beside the tests' own time, in seconds."""
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "python-package"
-
-WITNESS = '''
-"""Writes down when the run came to where: seconds since the epoch by the name of what was just done."""
-
-import json, os, time
-
-import pytest
-
-done = {"python and pytest imported": time.time()}
-
-
-def pytest_configure():
-    done["pytest configured"] = time.time()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionstart():
-    yield
-    done["engine connected, source read"] = time.time()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection():
-    yield
-    done["collected, base image found"] = time.time()
-
-
-def pytest_stagebuild_stage_finish(result):
-    if result.stage != "test":
-        done[f"{result.stage}: {result.outcome}"] = time.time()
-
-
-def pytest_stagebuild_step(stage, step):
-    done[f"{stage}: {step}"] = time.time()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtestloop():
-    yield
-    done["test: sandbox removed"] = time.time()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure():
-    done["summed up"] = time.time()
-    with open(os.environ["WITNESS"], "w") as file:
-        json.dump(done, file)
-'''
-
 
 def run(project: Path, aside: Path) -> dict[str, float]:
     """One run: the seconds that each of its steps took, in order, and those of the tests inside by themselves."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environ |= {"XDG_CACHE_HOME": str(aside / "cache"), "PYTHONPATH": str(aside), "WITNESS": str(aside / "done.json")}
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    others = {point.name for point in entry_points(group="pytest11")} - {"stagebuild"}
-    quiet = [f"-pno:{name}" for name in sorted(others)]
-    command = [sys.executable, "-m", "pytest", *quiet, "-p", "stagebuild_witness", "--stagebuild-source=."]
+    witness = aside / "witness.json"
+    environ = environment(XDG_CACHE_HOME=str(aside / "cache"), PYTHONPATH=str(HERE), WITNESS=str(witness))
+    command = [*PYTEST, "-p", "stagebuild_witness", "--stagebuild-source=."]
     start = time.time()
     finished = subprocess.run(command, cwd=project, env=environ, check=False, capture_output=True, text=True)
     end = time.time()
     if finished.returncode:
         raise SystemExit(finished.stdout + finished.stderr)
-    found: dict[str, float] = {}
-    before = start
-    for name, at in {**json.loads((aside / "done.json").read_text(encoding="utf-8")), "process ended": end}.items():
-        found[name] = at - before
-        before = at
+    done = json.loads(witness.read_text(encoding="utf-8"))["done"]
+    found = steps(start, {**done, "process ended": end})
     log = (project / ".stagebuild/logs/test.log").read_text(encoding="utf-8")
     found["all"] = end - start
     found["the tests inside"] = float(re.findall(r"\bin (\d+\.\d+)s\b", log)[-1])
@@ -115,7 +59,6 @@ def measure(source: Path, runs: int) -> dict[str, float]:
     """Medians in seconds over ``runs`` runs after a first one."""
     with tempfile.TemporaryDirectory(prefix="stagebuild-second-run-") as folder:
         aside, project = Path(folder), Path(folder, "project")
-        (aside / "stagebuild_witness.py").write_text(WITNESS, encoding="utf-8")
         shutil.copytree(source, project, ignore=shutil.ignore_patterns(".stagebuild", ".git", "dist"))
         start = time.time()
         try:
