@@ -102,7 +102,7 @@ class Attempt:
             failure = self._failure(NO_TESTS_COLLECTED, _NO_TESTS_HINT)
         elif problem := tally.problem():
             failure = self._failure("tests are missing" if ended_well else cause, _sentence(problem))
-        elif tally.counts.failed:
+        elif tally.counts.failed or tally.counts.uncollected:
             failure = replace(self._failure(cause), by_tests=True)
         elif not ended_well:
             hint = self._hint(run.exit) or "No test failed: the command ended so for another reason, which its log has."

@@ -44,7 +44,7 @@ class StageItem(pytest.Item):
     def told_by_its_tests(self) -> bool:
         """Whether there are reports of its tests, and nothing else to report."""
         result = self.result
-        if result is None or result.tests is None or not (result.tests.reported or result.tests.failed):
+        if result is None or result.tests is None or not result.tests.any:
             return False
         return result.failure is None or result.failure.by_tests
 

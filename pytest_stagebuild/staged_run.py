@@ -152,6 +152,9 @@ class StagedRun:
             session.exitstatus = pytest.ExitCode.OK
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._only_no_tests(session):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        if self._expansion and self._expansion.stopped and not (session.shouldfail or session.shouldstop):
+            # The exit code is settled, and what is left to do with this is to print it.
+            session.shouldstop = self._expansion.stopped
 
     def _subtest_status(self, report: pytest.TestReport, subtest: str) -> tuple[str, str, str]:
         """As pytest's own: https://docs.pytest.org/en/stable/how-to/subtests.html."""

@@ -158,7 +158,9 @@ class InternalError:
 
 @dataclass(frozen=True)
 class Ended:
-    """It is over, with pytest's exit code; ``stopped`` says why tests were left out ("stopping after 1 failures")."""
+    """It is over, with pytest's exit code; ``stopped`` is what pytest prints between exclamation marks where tests were
+    left out ("stopping after 1 failures").
+    """
 
     name: str
     exit: int | None

@@ -13,6 +13,7 @@ from pytest_stagebuild.results.events import (
     Collected,
     CollectReport,
     Crash,
+    Ended,
     Event,
     Failed,
     Phase,
@@ -43,6 +44,12 @@ class Expansion(Silent):
         self._paths = paths
         self._show = show
         self._sessions: dict[str, Session] = {}
+        self._stopped: dict[str, None] = {}
+
+    @property
+    def stopped(self) -> str:
+        """Why tests inside were left out, as pytest says it; empty where none were."""
+        return "; ".join(self._stopped)
 
     def stage_started(self, stage: Stage, reason: str) -> None:
         if stage.name == "test":
@@ -52,12 +59,7 @@ class Expansion(Silent):
         hook = self._config.hook
         match event:
             case Session():
-                if not self._sessions:
-                    self._session.testscollected -= 1  # the stage's own item, which the tests stand for
-                self._sessions[event.name] = event
-                reporter = self._terminal
-                if event.distributed and reporter is not None:
-                    reporter.showfspath = False  # tests of several files take turns
+                self._begin(event)
             case Collected():
                 self._session.testscollected += len(event.ids)
                 if event.deselected and (reporter := self._terminal) is not None:
@@ -72,11 +74,20 @@ class Expansion(Silent):
                 self._report_collection(event)
             case Warned():
                 self._record_warning(event)
+            case Ended() if event.stopped:
+                self._stopped[event.stopped] = None
 
     @property
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin("terminalreporter")
         return reporter
+
+    def _begin(self, event: Session) -> None:
+        if not self._sessions:
+            self._session.testscollected -= 1  # the stage's own item, which the tests stand for
+        self._sessions[event.name] = event
+        if event.distributed and (reporter := self._terminal) is not None:
+            reporter.showfspath = False  # tests of several files take turns
 
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root

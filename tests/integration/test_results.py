@@ -273,6 +273,22 @@ def test_a_file_that_cannot_be_collected_is_an_error_with_its_name(shared, tests
     assert "tests/test_bad.py:1: in <module>\n    import nothing_of_that_name" in run.output
     assert "\nERROR tests/test_bad.py\n" in run.output
     assert last(run) == "2 passed, 1 error"
+    assert run.lines[-2].strip("!") == " Interrupted: 1 error during collection "
+    assert re.search(r"FAILED +0\.0s  exit 2, 1 error in collection$", run.row("test"))
+
+
+@on_local
+def test_a_run_that_breaks_off_inside_says_so_as_pytest_does(shared, tests_of):
+    tests_of(
+        {"test_a.py": "import pytest\ndef test_a(): ...\ndef test_b(): pytest.exit('enough')\ndef test_c(): ...\n"}
+    )
+    run = shared.stagebuild()
+    assert run.code == 1
+    assert run.lines[-2].strip("!") == " _pytest.outcomes.Exit: enough "
+    tests_of({"test_a.py": "def test_a(): assert 0\ndef test_b(): assert 0\ndef test_c(): assert 0\n"})
+    run = shared.stagebuild("--tb=no", "--stagebuild-test-cmd=pytest --maxfail=2")
+    assert run.code == 1
+    assert run.lines[-2].strip("!") == " stopping after 2 failures "
 
 
 @on_local

@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_collected_is_told(place):
     assert (report.id, report.phase.outcome, report.phase.when) == ("test_broken.py", "failed", "collect")
     assert "No module named 'no_such_module'" in report.phase.why.text
     assert heard.one(Ended).exit == 2
-    assert heard.one(Ended).stopped == "1 error during collection"
+    assert heard.one(Ended).stopped == "Interrupted: 1 error during collection"
 
 
 def test_an_internal_error_is_told(place):
@@ -154,7 +154,8 @@ def test_a_test_that_ends_the_process_has_begun_and_not_ended(place):
 
 
 @pytest.mark.parametrize(
-    ("call", "stopped"), [("pytest.exit('enough', 7)", "enough"), ("raise KeyboardInterrupt", "KeyboardInterrupt")]
+    ("call", "stopped"),
+    [("pytest.exit('enough', 7)", "_pytest.outcomes.Exit: enough"), ("raise KeyboardInterrupt", "KeyboardInterrupt")],
 )
 def test_a_test_that_breaks_the_run_off_says_why(place, call, stopped):
     place.write({"test_a.py": f"import pytest\ndef test_exits(): {call}\ndef test_b(): ...\n"})

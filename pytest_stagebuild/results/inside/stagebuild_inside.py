@@ -385,7 +385,7 @@ class _Reporter:
         self._tell("internal_error", text=_cut(_str(excrepr)))
 
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
-        self._stopped = str(excinfo.value) or type(excinfo.value).__name__
+        self._stopped = str(excinfo.exconly())
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_unconfigure(self) -> Iterator[None]:
