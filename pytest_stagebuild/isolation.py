@@ -29,6 +29,7 @@ from pytest_stagebuild.results.events import (
     Phase,
     Session,
     Started,
+    SuiteProperty,
     Tested,
     Warned,
 )
@@ -128,7 +129,7 @@ def run_isolated(
     work = _Work(workplace, stage, ground, told, sessions[0], deadline, artifacts)
     most = int(str(told.selection.options.get("maxfail", 0)))
     with work.running(units_of(ids, workplace.settings.isolate), workplace.settings.jobs) as results:
-        stopped = _add_up(results, run, hear, output, most, {_warning(event) for event in collection})
+        stopped = _add_up(results, run, hear, output, most, {_told_once(event) for event in collection})
     hear(Ended(sessions[0].name, run.exit.code, stopped))
     step("command ended")
     return run
@@ -140,7 +141,7 @@ def _add_up(
     hear: Callable[[Event], None],
     output: OutputSink,
     most: int,
-    warned: set[object],
+    known: set[object],
 ) -> str:
     """Take what the units came to into ``run``, until ``most`` tests have failed; say why any were left out."""
     failed = 0
@@ -148,9 +149,10 @@ def _add_up(
         for stream, piece in result.output:
             output(stream, piece)
         for event in result.events:
-            if isinstance(event, Warned) and _warning(event) in warned:
-                continue
-            warned.add(_warning(event))
+            if (once := _told_once(event)) is not None:
+                if once in known:
+                    continue
+                known.add(once)
             hear(event)
             failed += isinstance(event, Tested) and any(phase.outcome == "failed" for phase in event.phases)
         run.notes += tuple(note for note in result.notes if note not in run.notes)
@@ -164,9 +166,14 @@ def _add_up(
     return ""
 
 
-def _warning(event: Event) -> object:
-    """What tells a warning from others: sandboxes give the same ones at their start."""
-    return (event.category, event.message, event.file, event.line, event.id) if isinstance(event, Warned) else None
+def _told_once(event: Event) -> object:
+    """What tells a warning, or a property of the suite, from others: several sandboxes give the same ones."""
+    match event:
+        case Warned():
+            return event.category, event.message, event.file, event.line, event.id
+        case SuiteProperty():
+            return event.property
+    return None
 
 
 class _Work:
@@ -282,7 +289,7 @@ class _Work:
                         yield replace(started, name=self._session.name)
                     reported.add(event.id)
                     yield replace(event, name=self._session.name)
-                case CollectReport() | InternalError() | Warned():
+                case CollectReport() | InternalError() | SuiteProperty() | Warned():
                     yield replace(event, name=self._session.name)
         for one in unit.ids:
             if one not in reported:

@@ -149,6 +149,14 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class SuiteProperty:
+    """What ``record_testsuite_property`` was given."""
+
+    name: str
+    property: Property
+
+
+@dataclass(frozen=True)
 class InternalError:
     """The pytest inside has failed itself."""
 
@@ -167,7 +175,7 @@ class Ended:
     stopped: str = ""
 
 
-Event = Session | Collected | CollectReport | Started | Tested | Warned | InternalError | Ended
+Event = Session | Collected | CollectReport | Started | Tested | Warned | SuiteProperty | InternalError | Ended
 
 
 class NewerEvents(Exception):
@@ -205,6 +213,8 @@ def event_in(line: bytes, redact: Callable[[str], str] = str) -> Event | None:  
             return Tested(name, told.text("id"), told.location(), phases)
         case "warning":
             return _warned(told)
+        case "suite_property":
+            return SuiteProperty(name, _property(told, value.get("property")))
         case "internal_error":
             return InternalError(name, told.text("text"))
         case "end":

@@ -20,6 +20,7 @@ from pytest_stagebuild.results.events import (
     Session,
     Skipped,
     Started,
+    SuiteProperty,
     Tested,
     Warned,
 )
@@ -74,6 +75,8 @@ class Expansion(Silent):
                 self._report_collection(event)
             case Warned():
                 self._record_warning(event)
+            case SuiteProperty(property=(key, value)):
+                self._record_property(key, value)
             case Ended() if event.stopped:
                 self._stopped[event.stopped] = None
 
@@ -173,6 +176,12 @@ class Expansion(Silent):
         self._config.hook.pytest_warning_recorded.call_historic(
             kwargs={"warning_message": message, "when": event.when, "nodeid": nodeid, "location": None}
         )
+
+    def _record_property(self, name: str, value: object) -> None:
+        """Where JUnit XML is written: what its fixture records with has no other public way in."""
+        for plugin in self._config.pluginmanager.get_plugins():
+            if (record := getattr(plugin, "add_global_property", None)) is not None:
+                record(name, value)
 
 
 class InnerFailure:

@@ -212,6 +212,16 @@ def test_tests_distributed_inside_are_reported_all_the_same(shared, tests_of):
 
 
 @on_local
+def test_properties_of_the_suite_are_in_junit_xml(shared, tests_of, tmp_path):
+    test = "def test_a(record_testsuite_property): record_testsuite_property('release', 7)\n"
+    tests_of({"test_a.py": test, "test_b.py": test})
+    for isolate, times in (("stage", 2), ("test", 1)):  # each sandbox sets the whole suite's properties anew
+        assert shared.stagebuild(f"--junitxml={tmp_path}/report.xml", f"--stagebuild-isolate={isolate}").code == 0
+        [properties] = ET.parse(tmp_path / "report.xml").getroot()[0].findall("properties")
+        assert [(one.get("name"), one.get("value")) for one in properties] == times * [("release", "7")]
+
+
+@on_local
 def test_a_test_is_reported_while_others_still_run(shared, tests_of):
     tests_of({"test_slow.py": "import time\ndef test_quick(): ...\ndef test_slow(): time.sleep(600)\n"})
     process = shared.start("--stagebuild-source=.", "-v")

@@ -12,7 +12,7 @@ import pytest
 from by_hand import Heard, Place, check_whole
 from suites import FILES, OUTCOMES
 
-from pytest_stagebuild.results.events import Session, Skipped, Subtest, Warned
+from pytest_stagebuild.results.events import Session, Skipped, Subtest, SuiteProperty, Warned
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +67,14 @@ def test_the_same_tests_come_to_the_same(in_order):
 
     call = in_order.test("test_outcomes.py::test_fails")["call"]
     assert "E       AssertionError: assert {'a': 1} == {'a': 2}" in call.why.text
-    assert call.why.crash.line == 14
+    assert call.why.crash.line == 15
     assert call.sections == (("Captured stdout call", "printed before it failed\n"),)
     assert call.start <= call.stop
     skipped = in_order.test("test_outcomes.py::test_skips_itself")["call"].why
     assert isinstance(skipped, Skipped)
     assert skipped.reason == "Skipped: not here"
     assert in_order.test("test_outcomes.py::test_passes")["teardown"].properties == (("number", 1), ("text", "é"))
+    assert in_order.one(SuiteProperty).property == ("release", 7)
     [warned] = [event for event in in_order.all(Warned) if event.message == "careful"]
     assert warned.id == "test_outcomes.py::test_warns"
 

@@ -267,9 +267,32 @@ def build_image() -> NoReturn:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any) -> None:
-    """The plugin itself may be installed in here too, and would look for an engine."""
-    if fixturedef.argname in HOST_FIXTURES and getattr(fixturedef.func, "__module__", "") == "pytest_stagebuild.plugin":
-        _skip_for_the_host(fixturedef.argname)
+    """The plugin itself may be installed in here too, and would look for an engine. And properties of the whole suite
+    are reported by no hook.
+    """
+    name = fixturedef.argname
+    if name in HOST_FIXTURES and getattr(fixturedef.func, "__module__", "") == "pytest_stagebuild.plugin":
+        _skip_for_the_host(name)
+    if name == "record_testsuite_property" and getattr(fixturedef.func, "__module__", "") == "_pytest.junitxml":
+        fixturedef.func = _telling(fixturedef.func)
+
+
+def _telling(fixture: Any) -> Any:
+    """What is recorded is told as well. In a worker of pytest-xdist the original records nothing either."""
+
+    def record_testsuite_property(request: Any) -> Any:
+        record = fixture(request)
+        reporter = request.config.pluginmanager.get_plugin("stagebuild-reporter")
+
+        def record_and_tell(name: str, value: object) -> None:
+            __tracebackhide__ = True
+            record(name, value)
+            if reporter is not None:
+                reporter.tell_property(name, value)
+
+        return record_and_tell
+
+    return record_testsuite_property
 
 
 def _skip_for_the_host(name: str) -> NoReturn:
@@ -379,6 +402,9 @@ class _Reporter:
             when=when,
             id=nodeid,
         )
+
+    def tell_property(self, name: str, value: object) -> None:
+        self._tell("suite_property", property=[name, _plain(value)])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object) -> None:
