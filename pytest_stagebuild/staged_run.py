@@ -17,7 +17,7 @@ from pytest_stagebuild.errors import ConfigurationError, EngineError, Stagebuild
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
 from pytest_stagebuild.results.events import CollectReport, Session
-from pytest_stagebuild.results.expansion import SUBTEST, Expansion
+from pytest_stagebuild.results.expansion import SUBTEST, Expansion, InnerFailure
 from pytest_stagebuild.results.paths import Paths
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
 from pytest_stagebuild.session import StagebuildSession
@@ -141,6 +141,15 @@ class StagedRun:
         # A letter only where no live line has said it: it would stand between them.
         letter = _LETTERS[category] if self._config.get_verbosity() < 0 else ""
         return category, letter, word.upper()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> Generator[None, Any, dict[str, Any] | None]:
+        told: dict[str, Any] | None = yield
+        if told is not None and isinstance(report.longrepr, InnerFailure):
+            told["longrepr"] = report.longrepr.to_json()
+        return told
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:

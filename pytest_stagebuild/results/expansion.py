@@ -192,6 +192,17 @@ class InnerFailure:
         if crash is not None:
             self.reprcrash = InnerCrash(crash)
 
+    def to_json(self) -> object:
+        """What a report says of it as data, as ``_pytest/reports.py`` writes failures: this one as its lines alone."""
+        crash: InnerCrash | None = getattr(self, "reprcrash", None)
+        if crash is None:
+            return str(self)
+        entry = {"type": "ReprEntryNative", "data": {"lines": str(self).splitlines(keepends=True), "style": "native"}}
+        traceback = {"reprentries": [entry], "extraline": None, "style": "native"}
+        place = {"path": crash.path, "lineno": crash.lineno, "message": crash.message}
+        chain = [[traceback, place, None]]
+        return {"reprcrash": place, "reprtraceback": traceback, "sections": [], "chain": chain}
+
     def toterminal(self, tw: TerminalWriter) -> None:
         tw.line(self.text if tw.hasmarkup else without_colours(self.text))
 
