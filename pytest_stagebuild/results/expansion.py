@@ -45,6 +45,7 @@ class Expansion(Silent):
         self._paths = paths
         self._show = show
         self._sessions: dict[str, Session] = {}
+        self._distributed: set[str] = set()
         self._stopped: dict[str, None] = {}
 
     @property
@@ -62,7 +63,7 @@ class Expansion(Silent):
             case Session():
                 self._begin(event)
             case Collected():
-                self._session.testscollected += len(event.ids)
+                self._count(event)
                 if event.deselected and (reporter := self._terminal) is not None:
                     # For its count alone: plugins that hear of the items themselves would ask them for more.
                     reporter.stats.setdefault("deselected", []).extend([None] * event.deselected)
@@ -91,6 +92,13 @@ class Expansion(Silent):
         self._sessions[event.name] = event
         if event.distributed and (reporter := self._terminal) is not None:
             reporter.showfspath = False  # tests of several files take turns
+
+    def _count(self, event: Collected) -> None:
+        """What pytest's percentages are of, which take a test that several workers run for one."""
+        if event.name not in self._distributed:
+            self._session.testscollected += len(event.ids)
+        if self._of(event.name).distributed:
+            self._distributed.add(event.name)
 
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root

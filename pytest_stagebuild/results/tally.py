@@ -53,7 +53,7 @@ class Tally:
         self._running: dict[str, dict[str, None]] = {}
         self._over: dict[str, Ended] = {}
         self._reported = 0
-        self._failed: set[tuple[str, str]] = set()
+        self._failed = 0
         self._uncollected: set[tuple[str, str]] = set()
         self._broken = ""
         self._unread = ""
@@ -70,8 +70,7 @@ class Tally:
                 self._reported += 1
                 self._running.get(event.name, {}).pop(event.id, None)
                 self._collected.setdefault(event.name, Counter())[event.id] -= 1
-                if any(phase.outcome == "failed" for phase in event.phases):
-                    self._failed.add((event.name, event.id))
+                self._failed += any(phase.outcome == "failed" for phase in event.phases)
             case CollectReport():
                 if event.phase.outcome == "failed":
                     self._uncollected.add((event.name, event.id))
@@ -87,7 +86,7 @@ class Tally:
 
     @property
     def counts(self) -> TestCounts:
-        return TestCounts(self._reported, len(self._failed), len(self._uncollected))
+        return TestCounts(self._reported, self._failed, len(self._uncollected))
 
     @property
     def no_tests(self) -> bool:

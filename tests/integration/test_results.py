@@ -212,6 +212,36 @@ def test_tests_distributed_inside_are_reported_all_the_same(shared, tests_of):
 
 
 @on_local
+@pytest.mark.parametrize(
+    ("dist", "times", "counts"),
+    [("loadfile", 1, "1 of 4 tests"), ("loadgroup", 1, "1 of 4 tests"), ("each", 2, "2 of 8 tests")],
+)
+def test_tests_are_reported_as_often_as_the_workers_run_them(shared, tests_of, dist, times, counts):
+    tests_of(
+        {
+            "test_a.py": """\
+import pytest
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("text", ["a@b", "[c]"])
+def test_grouped(text): assert text == "[c]"
+def test_plain(): ...
+""",
+            "test_b.py": "def test_c(): ...\n",
+        }
+    )
+    command = f"--stagebuild-test-cmd=pytest -n 2 --dist {dist}"
+    run = shared.stagebuild("-v", "-rA", "--tb=no", command)
+    assert f"exit 1, {counts} failed" in run.row("test")
+    assert last(run) == f"{times} failed, {2 + 3 * times} passed"
+    listed = re.findall(r"(?m)^(?:PASSED|FAILED) (test_.*?)(?: - .*)?$", run.output)
+    ids = [f"test_a.py::test_{name}" for name in ("grouped[[c]]", "grouped[a@b]", "plain")] + ["test_b.py::test_c"]
+    assert sorted(listed) == sorted(times * ids)
+    for one in ids[:2]:
+        assert set(statuses(shared.stagebuild("-v", command, one))) == {one}
+
+
+@on_local
 def test_properties_of_the_suite_are_in_junit_xml(shared, tests_of, tmp_path):
     test = "def test_a(record_testsuite_property): record_testsuite_property('release', 7)\n"
     tests_of({"test_a.py": test, "test_b.py": test})

@@ -64,6 +64,13 @@ def test_each_test_counts_once_for_each_pytest_that_ran_it():
     assert str(counts) == "2 of 3 tests failed"
 
 
+def test_each_test_counts_once_for_each_worker_that_ran_it():
+    made = tally(BEGUN, ALL, ALL, *(reported(f"a.py::{name}", "failed") for name in "xxyz"))
+    assert str(made.counts) == "4 of 4 tests failed"
+    made.take(Ended("1", 1))
+    assert made.problem() == "2 tests that were collected did not report: a.py::y, a.py::z"
+
+
 def test_what_could_not_be_collected_is_no_test():
     broken = CollectReport("1", "a.py", Phase("collect", "failed"))
     assert str(tally(BEGUN, broken).counts) == "1 error in collection"
