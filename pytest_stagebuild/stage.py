@@ -91,6 +91,13 @@ class StageResult:
     depends_on: str = ""
     tests: TestCounts | None = None
 
+    @property
+    def told_by_its_tests(self) -> bool:
+        """Whether tests have reported by themselves, and there is nothing else to report."""
+        if self.tests is None or not self.tests.any:
+            return False
+        return self.failure is None or self.failure.by_tests
+
 
 @dataclass(frozen=True)
 class BaseImage:

@@ -93,6 +93,7 @@ class StagedRun:
             file.stages = self._stages
             file.make = self._make
             file.output_seen = self._stagebuild.streams
+            file.output_of_tests_seen = self._stagebuild.uncaptured_tests
             self._items = [item for item in session.genitems(file) if isinstance(item, StageItem)]
             session.items[:0] = self._items
             if self._config.option.collectonly and "test" in self._stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -25,7 +26,7 @@ from pytest_stagebuild.results.events import (
     Warned,
 )
 from pytest_stagebuild.results.paths import Paths
-from pytest_stagebuild.stage import Stage
+from pytest_stagebuild.stage import Stage, StageResult
 
 if TYPE_CHECKING:
     from _pytest._io import TerminalWriter  # pytest has no public name for it
@@ -57,6 +58,10 @@ class Expansion(Silent):
         if stage.name == "test":
             self._sessions.clear()
 
+    def stage_finished(self, result: StageResult) -> None:
+        if result.stage == "test" and self._sessions and not result.told_by_its_tests:
+            self._session.testscollected += 1  # it is reported all the same
+
     def heard(self, event: Event) -> None:
         hook = self._config.hook
         match event:
@@ -66,7 +71,9 @@ class Expansion(Silent):
                 self._count(event)
                 if event.deselected and (reporter := self._terminal) is not None:
                     # For its count alone: plugins that hear of the items themselves would ask them for more.
-                    reporter.stats.setdefault("deselected", []).extend([None] * event.deselected)
+                    # Some ask whatever is there for its attributes.
+                    unnamed = SimpleNamespace(nodeid="")
+                    reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
             case Started() if self._show:
                 nodeid, location = self._place(event)
                 hook.pytest_runtest_logstart(nodeid=nodeid, location=location)

@@ -19,6 +19,9 @@ from pytest_stagebuild.values import dataclass
 
 _NAMED = 5
 
+_NO_TESTS = 5
+"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
+
 
 @dataclass(frozen=True)
 class TestCounts:
@@ -92,6 +95,11 @@ class Tally:
     def no_tests(self) -> bool:
         """Whether the tests inside were none, and nothing else was wrong."""
         return self.told and not (self._reported or self._uncollected or self._broken or self._unread)
+
+    @property
+    def ended_without_tests(self) -> bool:
+        """Whether a pytest inside found none to run."""
+        return any(ended.exit == _NO_TESTS for ended in self._over.values())
 
     def knows(self, name: str) -> bool:
         """Whether a test with this class and name in JUnit XML (``tests.test_a.TestC::test_m``) had reported by itself

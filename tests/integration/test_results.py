@@ -343,6 +343,45 @@ def test_the_stage_fails_for_a_reason_of_its_own(shared, tests_of):
 
 
 @on_local
+def test_what_the_stage_failed_with_is_shown_beside_its_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\n"})
+    for verbosity in ("-v", "-q"):
+        run = shared.stagebuild(verbosity, "test_a.py::test_gone")
+        assert run.code == 1
+        assert "ERROR: not found: /src/test_a.py::test_gone" in run.output
+
+
+@on_local
+def test_percentages_end_at_a_hundred_where_the_stage_is_reported_beside_its_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\n"})
+    run = shared.stagebuild("-v", "--stagebuild-test-cmd=pytest && exit 9")
+    assert max(int(one) for one in re.findall(r"\[ *(\d+)%\]", run.output)) == 100
+
+
+@on_local
+@pytest.mark.parametrize(
+    ("keyword", "code", "cause"), [("one", 1, "exit 5"), ("bee", 5, "no tests were collected (exit 5)")]
+)
+def test_each_pytest_of_the_command_takes_the_selection_and_one_without_tests_says_so(
+    shared, tests_of, keyword, code, cause
+):
+    tests_of({"a/test_a.py": "def test_one(): ...\n", "b/test_b.py": "def test_bee(): ...\n"})
+    both = "--stagebuild-test-cmd=pytest a && pytest b"
+    run = shared.stagebuild("-k", keyword, both)
+    assert run.code == code
+    assert f"FAILED pyproject.toml::test - test: {cause}" in run.output
+    assert "that are selected by -k. Where the test command runs pytest more than once, each takes" in run.output
+    assert shared.stagebuild("-k", "one or bee", both).code == 0
+
+
+@on_local
+def test_plugins_that_look_at_all_reports_bear_deselected_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\ndef test_b(): ...\n"})
+    run = shared.stagebuild("-p", "_hypothesis_pytestplugin", "-k", "test_b")
+    assert last(run) == "3 passed, 1 deselected"
+
+
+@on_local
 def test_failed_tests_fail_the_run_whatever_the_command_makes_of_them(shared, tests_of):
     tests_of({"test_a.py": "def test_a(): assert 0\n"})
     run = shared.stagebuild("--stagebuild-test-cmd=pytest || true")
