@@ -29,7 +29,7 @@ from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, describe_changes
-from pytest_stagebuild.testrun import run_tests
+from pytest_stagebuild.testrun import Suite, run_tests
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
@@ -171,14 +171,9 @@ class Pipeline:
             raise StageFailed(self._first_failure(build))
         events: list[Event] = []
         with self._log("test") as log:
-            run = run_tests(
-                self._work,
-                self.settings.stages["test"],
-                self._grounds["build"],
-                Told(selection, LastFailed(self._state.last_failed).ids, options={"collectonly": True}),
-                output=log.write,
-                heard=events.append,
-            )
+            told = Told(selection, LastFailed(self._state.last_failed).ids, options={"collectonly": True})
+            suite = Suite(self._work, self.settings.stages["test"], self._grounds["build"], told)
+            run = run_tests(suite, output=log.write, heard=events.append)
         if not any(isinstance(event, Session) for event in events):
             raise StagebuildError(f"no reports arrived from the test command ({cause_of(run.exit, 0)}), see {log.path}")
         return events
@@ -326,12 +321,10 @@ class Pipeline:
 
             how = run_isolated
 
+        told = Told(self._selection, last_failed.ids, color=self._colours, width=self._width)
         with attempt.logged(self._log("test")) as log:
             run = how(
-                self._work,
-                stage,
-                ground,
-                Told(self._selection, last_failed.ids, color=self._colours, width=self._width),
+                Suite(self._work, stage, ground, told),
                 output=log.write,
                 heard=hear,
                 step=lambda done: self._observer.step("test", done),

@@ -15,13 +15,21 @@ from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.stage import Stage
+from pytest_stagebuild.values import dataclass
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tests inside: where they run, the stage that runs them, what it stands on, and what their pytest is told."""
+
+    workplace: Workplace
+    stage: Stage
+    ground: Ground
+    told: Told
 
 
 def run_tests(
-    workplace: Workplace,
-    stage: Stage,
-    ground: Ground,
-    told: Told,
+    suite: Suite,
     *,
     output: OutputSink,
     heard: Callable[[Event], None],
@@ -35,6 +43,7 @@ def run_tests(
     ``artifacts`` is the folder that those of the settings are copied to; ``timeout`` (in seconds) is used in place of
     the stage's; ``opened`` is given the sandbox before the command runs.
     """
+    workplace, stage, ground, told = suite.workplace, suite.stage, suite.ground, suite.told
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
     redact = partial(redacted, values=workplace.redactions)
