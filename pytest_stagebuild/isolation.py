@@ -270,7 +270,8 @@ class _Work:
             if one not in reported:
                 why = "while this test ran" if one in running else "before this test had run"
                 message = f"the pytest in its container ended {why}: {cause_of(run.exit, self._suite.stage.timeout)}"
-                location = running[one].location if one in running else (one.partition("::")[0], None, one)
+                path, _, name = one.partition("::")
+                location = running[one].location if one in running else (path, None, name.replace("::", "."))
                 phases = (Phase("call", "failed", why=Failed(message, message=True)),)
                 yield Tested(self._session.name, one, location, phases)
 

@@ -487,7 +487,10 @@ def test_each_isolated_test_is_reported_once_whatever_becomes_of_its_process(sha
     assert list(statuses(run).values()) == ["PASSED", "FAILED", "PASSED", "PASSED"]
     assert "the pytest in its container ended while this test ran: exit 0" in run.output
     run = shared.stagebuild("-v", "--stagebuild-isolate=file", "--stagebuild-jobs=2")
-    assert list(statuses(run).values()) == ["PASSED", "FAILED", "FAILED", "PASSED"]
+    assert list(statuses(run).items()) == [
+        (f"test_{file}.py::test_{name}", word)
+        for file, name, word in zip("aaab", "abcd", ("PASSED", "FAILED", "FAILED", "PASSED"), strict=True)
+    ]
     assert "the pytest in its container ended before this test had run: exit 0" in run.output
     assert last(run) == "2 failed, 4 passed"
 
@@ -536,6 +539,8 @@ def test_junit_files_of_other_tools_become_results(shared, tests_of, tmp_path):
     assert "at b.js:3" in run.output
     names = [case.get("name") for case in ET.parse(tmp_path / "report.xml").iter("testcase")]
     assert names == ["install", "build", "fine", "bad", "later"]
+    run = shared.stagebuild("--stagebuild-test-cmd=sh run", "--stagebuild-junit=reports/**/*.xml")
+    assert "\nstagebuild test: sh run\n.Fs\n" in run.output
 
 
 @on_local
