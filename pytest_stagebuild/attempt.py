@@ -14,6 +14,7 @@ from pytest_stagebuild.engines.protocol import CommandExit
 from pytest_stagebuild.errors import EngineError, StagebuildError
 from pytest_stagebuild.execution import StageRun
 from pytest_stagebuild.output import StageLog
+from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import Failure, Outcome, Stage, StageResult
 
@@ -30,6 +31,10 @@ _EXITS_OF_TESTS: Final = (0, 1)
 """With which a pytest ends that has run tests."""
 
 _NO_TESTS_HINT: Final = "The pytest in the container found no tests: check its arguments and testpaths."
+_EACH_TAKES_ALL: Final = (
+    "Where the test command runs pytest more than once, each takes the whole selection, and one that finds nothing of "
+    "it ends with 5: give the one that is meant with --stagebuild-test-cmd."
+)
 _NOTHING_TOLD: Final = (
     "no reports arrived from the pytest of the test command, so its tests are one item: `env -i`, `python -I`, a "
     "PYTHONPATH of its own and the like keep out what the run adds to its environment"
@@ -94,21 +99,29 @@ class Attempt:
             if runs_pytest(self.stage.command) and code in _EXITS_OF_TESTS and not run.exit.timed_out:
                 notes = (*notes, _NOTHING_TOLD)
             return self.succeeded(notes=notes) if ended_well else self.failed(run, notes)
-        failure: Failure | None = None
-        cause = cause_of(run.exit, self.stage.timeout)
-        if run.exit.timed_out:
-            failure = self._failure(cause, " ".join(filter(None, [self._hint(run.exit), _sentence(tally.problem())])))
-        elif tally.no_tests and code == NO_TESTS:
-            failure = self._failure(NO_TESTS_COLLECTED, _NO_TESTS_HINT)
-        elif problem := tally.problem():
-            failure = self._failure("tests are missing" if ended_well else cause, _sentence(problem))
-        elif tally.counts.failed:
-            failure = replace(self._failure(cause), by_tests=True)
-        elif not ended_well:
-            hint = self._hint(run.exit) or "No test failed: the command ended so for another reason, which its log has."
-            failure = self._failure(cause, hint)
+        failure = self._failure_of_tests(run.exit, tally, selected)
         result = self._result("failed" if failure else "ran", failure=failure, notes=notes)
         return replace(result, tests=tally.counts)
+
+    def _failure_of_tests(self, ended: CommandExit, tally: Tally, selected: tuple[str, ...]) -> Failure | None:
+        ended_well = ended.code == 0 and not ended.timed_out
+        cause = cause_of(ended, self.stage.timeout)
+        chosen = f"are selected by {', '.join(selected)}. {_EACH_TAKES_ALL}"
+        if ended.timed_out:
+            return self._failure(cause, " ".join(filter(None, [self._hint(ended), _sentence(tally.problem())])))
+        if tally.no_tests and ended.code == NO_TESTS:
+            hint = f"The pytest in the container found no tests that {chosen}" if selected else _NO_TESTS_HINT
+            return self._failure(NO_TESTS_COLLECTED, hint)
+        if problem := tally.problem():
+            return self._failure("tests are missing" if ended_well else cause, _sentence(problem))
+        if tally.counts.failed or tally.counts.uncollected:
+            return replace(self._failure(cause), by_tests=True)
+        if ended.code == NO_TESTS and selected and tally.ended_without_tests:
+            return self._failure(cause, f"No test failed, but one pytest found no tests that {chosen}")
+        if not ended_well:
+            hint = self._hint(ended) or "No test failed: the command ended so for another reason, which its log has."
+            return self._failure(cause, hint)
+        return None
 
     def _hint(self, ended: CommandExit) -> str:
         from pytest_stagebuild.hints import hint_in  # many expressions to compile, for failures only

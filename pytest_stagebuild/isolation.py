@@ -18,7 +18,7 @@ from pytest_stagebuild.attempt import cause_of
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Sandbox, Stream
 from pytest_stagebuild.errors import EngineError
-from pytest_stagebuild.execution import Ground, StageRun, Workplace
+from pytest_stagebuild.execution import StageRun
 from pytest_stagebuild.results.events import (
     Collected,
     CollectReport,
@@ -29,14 +29,13 @@ from pytest_stagebuild.results.events import (
     Phase,
     Session,
     Started,
+    SuiteProperty,
     Tested,
     Warned,
 )
-from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.selection import Selection
-from pytest_stagebuild.stage import Stage
-from pytest_stagebuild.testrun import run_tests
+from pytest_stagebuild.testrun import Suite, run_tests
 from pytest_stagebuild.values import dataclass
 
 _CHOOSING: Final = ("keyword", "markexpr", "deselect", "lf", "failedfirst", "last_failed_no_failures", "maxfail")
@@ -82,10 +81,7 @@ def units_of(ids: Sequence[str], by: str) -> list[Unit]:
 
 
 def run_isolated(
-    workplace: Workplace,
-    stage: Stage,
-    ground: Ground,
-    told: Told,
+    suite: Suite,
     *,
     output: OutputSink,
     heard: Callable[[Event], None],
@@ -96,16 +92,10 @@ def run_isolated(
 
     ``settings.jobs`` sandboxes run at a time. The time limit of the stage is that of all together.
     """
-    deadline = time.monotonic() + stage.timeout
+    deadline = time.monotonic() + suite.stage.timeout
     collection: list[Event] = []
-    run = run_tests(
-        workplace,
-        stage,
-        ground,
-        replace(told, options={**told.options, "collectonly": True}),
-        output=output,
-        heard=collection.append,
-    )
+    collect = replace(suite.told, options={**suite.told.options, "collectonly": True})
+    run = run_tests(replace(suite, told=collect), output=output, heard=collection.append)
     run.tally = tally = Tally()
 
     def hear(event: Event) -> None:
@@ -125,10 +115,11 @@ def run_isolated(
         if not isinstance(event, Ended):
             hear(event)
     ids = [one for event in collection if isinstance(event, Collected) for one in event.ids]
-    work = _Work(workplace, stage, ground, told, sessions[0], deadline, artifacts)
-    most = int(str(told.selection.options.get("maxfail", 0)))
-    with work.running(units_of(ids, workplace.settings.isolate), workplace.settings.jobs) as results:
-        stopped = _add_up(results, run, hear, output, most, {_warning(event) for event in collection})
+    work = _Work(suite, sessions[0], deadline, artifacts)
+    most = int(str(suite.told.selection.options.get("maxfail", 0)))
+    settings = suite.workplace.settings
+    with work.running(units_of(ids, settings.isolate), settings.jobs) as results:
+        stopped = _add_up(results, run, hear, output, most, {_told_once(event) for event in collection})
     hear(Ended(sessions[0].name, run.exit.code, stopped))
     step("command ended")
     return run
@@ -140,7 +131,7 @@ def _add_up(
     hear: Callable[[Event], None],
     output: OutputSink,
     most: int,
-    warned: set[object],
+    known: set[object],
 ) -> str:
     """Take what the units came to into ``run``, until ``most`` tests have failed; say why any were left out."""
     failed = 0
@@ -148,9 +139,10 @@ def _add_up(
         for stream, piece in result.output:
             output(stream, piece)
         for event in result.events:
-            if isinstance(event, Warned) and _warning(event) in warned:
-                continue
-            warned.add(_warning(event))
+            if (once := _told_once(event)) is not None:
+                if once in known:
+                    continue
+                known.add(once)
             hear(event)
             failed += isinstance(event, Tested) and any(phase.outcome == "failed" for phase in event.phases)
         run.notes += tuple(note for note in result.notes if note not in run.notes)
@@ -164,28 +156,21 @@ def _add_up(
     return ""
 
 
-def _warning(event: Event) -> object:
-    """What tells a warning from others: sandboxes give the same ones at their start."""
-    return (event.category, event.message, event.file, event.line, event.id) if isinstance(event, Warned) else None
+def _told_once(event: Event) -> object:
+    """What tells a warning, or a property of the suite, from others: several sandboxes give the same ones."""
+    match event:
+        case Warned():
+            return event.category, event.message, event.file, event.line, event.id
+        case SuiteProperty():
+            return event.property
+    return None
 
 
 class _Work:
     """Runs units in threads, and gives what they come to in order."""
 
-    def __init__(
-        self,
-        workplace: Workplace,
-        stage: Stage,
-        ground: Ground,
-        told: Told,
-        session: Session,
-        deadline: float,
-        artifacts: Path,
-    ) -> None:
-        self._workplace = workplace
-        self._stage = stage
-        self._ground = ground
-        self._told = told
+    def __init__(self, suite: Suite, session: Session, deadline: float, artifacts: Path) -> None:
+        self._suite = suite
         self._session = session
         self._deadline = deadline
         self._artifacts = artifacts
@@ -243,14 +228,11 @@ class _Work:
                 said.append((stream, piece))
                 room -= len(piece)
 
-        options = {name: value for name, value in self._told.selection.options.items() if name not in _CHOOSING}
+        options = {name: value for name, value in self._suite.told.selection.options.items() if name not in _CHOOSING}
         selection = Selection(tuple(self._from_source(one) for one in unit.ids), options)
         try:
             run = run_tests(
-                self._workplace,
-                self._stage,
-                self._ground,
-                replace(self._told, selection=selection),
+                replace(self._suite, told=replace(self._suite.told, selection=selection)),
                 output=keep,
                 heard=told.append,
                 artifacts=self._artifacts / _as_folder(unit.name),
@@ -282,13 +264,14 @@ class _Work:
                         yield replace(started, name=self._session.name)
                     reported.add(event.id)
                     yield replace(event, name=self._session.name)
-                case CollectReport() | InternalError() | Warned():
+                case CollectReport() | InternalError() | SuiteProperty() | Warned():
                     yield replace(event, name=self._session.name)
         for one in unit.ids:
             if one not in reported:
                 why = "while this test ran" if one in running else "before this test had run"
-                message = f"the pytest in its container ended {why}: {cause_of(run.exit, self._stage.timeout)}"
-                location = running[one].location if one in running else (one.partition("::")[0], None, one)
+                message = f"the pytest in its container ended {why}: {cause_of(run.exit, self._suite.stage.timeout)}"
+                path, _, name = one.partition("::")
+                location = running[one].location if one in running else (path, None, name.replace("::", "."))
                 phases = (Phase("call", "failed", why=Failed(message, message=True)),)
                 yield Tested(self._session.name, one, location, phases)
 

@@ -19,11 +19,16 @@ WORD: Final = "stagebuild_word"
 
 
 class StageFile(pytest.File):
-    """The file that stage items are named after, ``pyproject.toml`` for one; what is in it plays no part."""
+    """The file that stage items are named after, ``pyproject.toml`` for one; what is in it plays no part.
+
+    ``output_seen`` is true where the commands' output has been shown as it came, ``output_of_tests_seen`` where that of
+    tests which report by themselves has.
+    """
 
     stages: tuple[StageName, ...] = ()
     make: Callable[[StageName], StageResult]
     output_seen: bool
+    output_of_tests_seen: bool
 
     def collect(self) -> Iterator[StageItem]:
         for stage in self.stages:
@@ -43,10 +48,7 @@ class StageItem(pytest.Item):
     @property
     def told_by_its_tests(self) -> bool:
         """Whether there are reports of its tests, and nothing else to report."""
-        result = self.result
-        if result is None or result.tests is None or not (result.tests.reported or result.tests.failed):
-            return False
-        return result.failure is None or result.failure.by_tests
+        return self.result is not None and self.result.told_by_its_tests
 
     def runtest(self) -> None:
         self.result = self.parent.make(self.name)  # type: ignore[arg-type]
@@ -63,7 +65,9 @@ class StageItem(pytest.Item):
         log = f"log: {shown_path(failure.log)}" if failure.log else ""
         # The short summary shows the first line.
         parts = [f"{failure.stage}: {failure.cause}", failure.hint, log]
-        tail = ["", failure.tail] if failure.tail and not self.parent.output_seen else []
+        tested = self.result is not None and self.result.tests is not None
+        seen = self.parent.output_of_tests_seen if tested else self.parent.output_seen
+        tail = ["", failure.tail] if failure.tail and not seen else []
         return "\n".join([*filter(None, parts), *tail])
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

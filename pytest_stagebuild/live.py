@@ -110,7 +110,7 @@ class LiveView:
         if isinstance(event, Session):
             self.stop()
             self._held = None
-            if event.distributed and not self._raw:
+            if (event.distributed or not event.pytest) and not self._raw:
                 self.end_line()  # before letters that no name of a file goes before
             self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
 

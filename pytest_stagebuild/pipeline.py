@@ -31,7 +31,7 @@ from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
 from pytest_stagebuild.store import CheckpointStore, Found, Missed, describe_changes
-from pytest_stagebuild.testrun import run_tests, sandbox_for
+from pytest_stagebuild.testrun import Suite, run_tests
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ class Pipeline:
         except (StagebuildError, OSError):
             return
         tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
-        opening = partial(sandbox_for, self._work, settings.stages["test"], ground, tests)
-        self._begun = _Begun(ground, tests, Ahead(opening))
+        suite = Suite(self._work, settings.stages["test"], ground, tests)
+        self._begun = _Begun(suite, Ahead(suite.sandbox))
 
     def collect(self, selection: Selection) -> list[Event]:
         """What the tests inside tell when they are only collected; no stage is made for it.
@@ -200,14 +200,9 @@ class Pipeline:
             raise StageFailed(self._first_failure(build))
         events: list[Event] = []
         with self._log("test") as log:
-            run = run_tests(
-                self._work,
-                self.settings.stages["test"],
-                self._grounds["build"],
-                Told(selection, LastFailed(self._state.last_failed).ids, options={"collectonly": True}),
-                output=log.write,
-                heard=events.append,
-            )
+            told = Told(selection, LastFailed(self._state.last_failed).ids, options={"collectonly": True})
+            suite = Suite(self._work, self.settings.stages["test"], self._grounds["build"], told)
+            run = run_tests(suite, output=log.write, heard=events.append)
         if not any(isinstance(event, Session) for event in events):
             raise StagebuildError(f"no reports arrived from the test command ({cause_of(run.exit, 0)}), see {log.path}")
         return events
@@ -348,12 +343,13 @@ class Pipeline:
         self._observer.stage_started(stage, "")
         last_failed = LastFailed(self._state.last_failed)
         told = Told(self._selection, last_failed.ids, color=self._colours, width=self._width)
+        suite = Suite(self._work, stage, ground, told)
 
         def hear(event: Event) -> None:
             last_failed.take(event)
             self._observer.heard(event)
 
-        how: Callable[..., StageRun] = partial(run_tests, ahead=self._begun_for(ground, told))
+        how: Callable[..., StageRun] = partial(run_tests, ahead=self._begun_for(suite))
         if self.settings.isolate != "stage":
             from pytest_stagebuild.isolation import run_isolated
 
@@ -361,10 +357,7 @@ class Pipeline:
 
         with attempt.logged(self._log("test")) as log:
             run = how(
-                self._work,
-                stage,
-                ground,
-                told,
+                suite,
                 output=log.write,
                 heard=hear,
                 step=lambda done: self._observer.step("test", done),
@@ -376,11 +369,11 @@ class Pipeline:
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
         return attempt.tested(run, self._selection.typed, notes)
 
-    def _begun_for(self, ground: Ground, told: Told) -> Ahead[tuple[Sandbox, Upload]] | None:
+    def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
         begun, self._begun = self._begun, None
         if begun is None:
             return None
-        if (begun.ground, begun.told) == (ground, told):
+        if begun.suite == suite:
             return begun.sandbox
         begun.sandbox.discard()
         return None
@@ -481,10 +474,9 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A sandbox for the tests that are told this, on this ground."""
+    """A sandbox for these tests."""
 
-    ground: Ground
-    told: Told
+    suite: Suite
     sandbox: Ahead[tuple[Sandbox, Upload]]
 
 

@@ -95,6 +95,13 @@ class StageResult:
         """What of the source its checkpoint depends on: ``2 of 9 files: a.py, b.py``."""
         return self.dependence()
 
+    @property
+    def told_by_its_tests(self) -> bool:
+        """Whether tests have reported by themselves, and there is nothing else to report."""
+        if self.tests is None or not self.tests.any:
+            return False
+        return self.failure is None or self.failure.by_tests
+
 
 @dataclass(frozen=True)
 class BaseImage:

@@ -17,7 +17,7 @@ from pytest_stagebuild.errors import ConfigurationError, EngineError, Stagebuild
 from pytest_stagebuild.host_tests import find_host_tests
 from pytest_stagebuild.items import WORD, StageFile, StageItem, run_item
 from pytest_stagebuild.results.events import CollectReport, Session
-from pytest_stagebuild.results.expansion import SUBTEST, Expansion
+from pytest_stagebuild.results.expansion import SUBTEST, Expansion, InnerFailure
 from pytest_stagebuild.results.paths import Paths
 from pytest_stagebuild.selection import Arguments, Place, Selection, check_reaches, classify, select
 from pytest_stagebuild.session import StagebuildSession
@@ -102,6 +102,7 @@ class StagedRun:
             file.stages = self._stages
             file.make = self._make
             file.output_seen = self._stagebuild.streams
+            file.output_of_tests_seen = self._stagebuild.uncaptured_tests
             self._items = [item for item in session.genitems(file) if isinstance(item, StageItem)]
             session.items[:0] = self._items
             if self._config.option.collectonly and "test" in self._stages:
@@ -151,6 +152,15 @@ class StagedRun:
         letter = _LETTERS[category] if self._config.get_verbosity() < 0 else ""
         return category, letter, word.upper()
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> Generator[None, Any, dict[str, Any] | None]:
+        told: dict[str, Any] | None = yield
+        if told is not None and isinstance(report.longrepr, InnerFailure):
+            told["longrepr"] = report.longrepr.to_json()
+        return told
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:
         self._stagebuild.interrupts.wind_up()
@@ -161,6 +171,9 @@ class StagedRun:
             session.exitstatus = pytest.ExitCode.OK
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._only_no_tests(session):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        if self._expansion and self._expansion.stopped and not (session.shouldfail or session.shouldstop):
+            # The exit code is settled, and what is left to do with this is to print it.
+            session.shouldstop = self._expansion.stopped
 
     def _subtest_status(self, report: pytest.TestReport, subtest: str) -> tuple[str, str, str]:
         """As pytest's own: https://docs.pytest.org/en/stable/how-to/subtests.html."""

@@ -18,28 +18,33 @@ from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.source import Upload
 from pytest_stagebuild.stage import Stage
+from pytest_stagebuild.values import dataclass
 
 
-def sandbox_for(
-    workplace: Workplace, stage: Stage, ground: Ground, told: Told, step: Callable[[str], None]
-) -> AbstractContextManager[tuple[Sandbox, Upload]]:
-    """A sandbox in which the test command can run."""
-    return workplace.sandbox(
-        ground,
-        labels={},
-        network=stage.network,
-        timeout=stage.timeout,
-        step=step,
-        files=told.files(),
-        writable=(REPORTS,),
-    )
+@dataclass(frozen=True)
+class Suite:
+    """The tests inside: where they run, the stage that runs them, what it stands on, and what their pytest is told."""
+
+    workplace: Workplace
+    stage: Stage
+    ground: Ground
+    told: Told
+
+    def sandbox(self, step: Callable[[str], None]) -> AbstractContextManager[tuple[Sandbox, Upload]]:
+        """One in which the test command can run."""
+        return self.workplace.sandbox(
+            self.ground,
+            labels={},
+            network=self.stage.network,
+            timeout=self.stage.timeout,
+            step=step,
+            files=self.told.files(),
+            writable=(REPORTS,),
+        )
 
 
 def run_tests(
-    workplace: Workplace,
-    stage: Stage,
-    ground: Ground,
-    told: Told,
+    suite: Suite,
     *,
     output: OutputSink,
     heard: Callable[[Event], None],
@@ -52,9 +57,10 @@ def run_tests(
     """Run the test command on what is selected; ``heard`` is given each event as it comes, by the calling thread.
 
     ``artifacts`` is the folder that those of the settings are copied to; ``timeout`` (in seconds) is used in place of
-    the stage's; ``opened`` is given the sandbox before the command runs. ``ahead`` is a sandbox that has been begun, by
-    :func:`sandbox_for` the same.
+    the stage's; ``opened`` is given the sandbox before the command runs. ``ahead`` is the suite's sandbox where
+    that has been begun.
     """
+    workplace, stage, ground, told = suite.workplace, suite.stage, suite.ground, suite.told
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
     redact = partial(redacted, values=workplace.redactions)
@@ -63,7 +69,7 @@ def run_tests(
         tally.take(event)
         heard(event)
 
-    with ahead.taken(step) if ahead else sandbox_for(workplace, stage, ground, told, step) as (sandbox, upload):
+    with ahead.taken(step) if ahead else suite.sandbox(step) as (sandbox, upload):
         opened(sandbox)
         reports = Reports(sandbox, redact)
 

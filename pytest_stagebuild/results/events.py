@@ -149,6 +149,14 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class SuiteProperty:
+    """What ``record_testsuite_property`` was given."""
+
+    name: str
+    property: Property
+
+
+@dataclass(frozen=True)
 class InternalError:
     """The pytest inside has failed itself."""
 
@@ -158,14 +166,16 @@ class InternalError:
 
 @dataclass(frozen=True)
 class Ended:
-    """It is over, with pytest's exit code; ``stopped`` says why tests were left out ("stopping after 1 failures")."""
+    """It is over, with pytest's exit code; ``stopped`` is what pytest prints between exclamation marks where tests were
+    left out ("stopping after 1 failures").
+    """
 
     name: str
     exit: int | None
     stopped: str = ""
 
 
-Event = Session | Collected | CollectReport | Started | Tested | Warned | InternalError | Ended
+Event = Session | Collected | CollectReport | Started | Tested | Warned | SuiteProperty | InternalError | Ended
 
 
 class NewerEvents(Exception):
@@ -203,6 +213,8 @@ def event_in(line: bytes, redact: Callable[[str], str] = str) -> Event | None:  
             return Tested(name, told.text("id"), told.location(), phases)
         case "warning":
             return _warned(told)
+        case "suite_property":
+            return SuiteProperty(name, _property(told, value.get("property")))
         case "internal_error":
             return InternalError(name, told.text("text"))
         case "end":

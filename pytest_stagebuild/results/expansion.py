@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,17 +14,19 @@ from pytest_stagebuild.results.events import (
     Collected,
     CollectReport,
     Crash,
+    Ended,
     Event,
     Failed,
     Phase,
     Session,
     Skipped,
     Started,
+    SuiteProperty,
     Tested,
     Warned,
 )
 from pytest_stagebuild.results.paths import Paths
-from pytest_stagebuild.stage import Stage
+from pytest_stagebuild.stage import Stage, StageResult
 
 if TYPE_CHECKING:
     from _pytest._io import TerminalWriter  # pytest has no public name for it
@@ -43,26 +46,34 @@ class Expansion(Silent):
         self._paths = paths
         self._show = show
         self._sessions: dict[str, Session] = {}
+        self._distributed: set[str] = set()
+        self._stopped: dict[str, None] = {}
+
+    @property
+    def stopped(self) -> str:
+        """Why tests inside were left out, as pytest says it; empty where none were."""
+        return "; ".join(self._stopped)
 
     def stage_started(self, stage: Stage, reason: str) -> None:
         if stage.name == "test":
             self._sessions.clear()
 
+    def stage_finished(self, result: StageResult) -> None:
+        if result.stage == "test" and self._sessions and not result.told_by_its_tests:
+            self._session.testscollected += 1  # it is reported all the same
+
     def heard(self, event: Event) -> None:
         hook = self._config.hook
         match event:
             case Session():
-                if not self._sessions:
-                    self._session.testscollected -= 1  # the stage's own item, which the tests stand for
-                self._sessions[event.name] = event
-                reporter = self._terminal
-                if event.distributed and reporter is not None:
-                    reporter.showfspath = False  # tests of several files take turns
+                self._begin(event)
             case Collected():
-                self._session.testscollected += len(event.ids)
+                self._count(event)
                 if event.deselected and (reporter := self._terminal) is not None:
                     # For its count alone: plugins that hear of the items themselves would ask them for more.
-                    reporter.stats.setdefault("deselected", []).extend([None] * event.deselected)
+                    # Some ask whatever is there for its attributes.
+                    unnamed = SimpleNamespace(nodeid="")
+                    reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
             case Started() if self._show:
                 nodeid, location = self._place(event)
                 hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
@@ -72,11 +83,29 @@ class Expansion(Silent):
                 self._report_collection(event)
             case Warned():
                 self._record_warning(event)
+            case SuiteProperty(property=(key, value)):
+                self._record_property(key, value)
+            case Ended() if event.stopped:
+                self._stopped[event.stopped] = None
 
     @property
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin("terminalreporter")
         return reporter
+
+    def _begin(self, event: Session) -> None:
+        if not self._sessions:
+            self._session.testscollected -= 1  # the stage's own item, which the tests stand for
+        self._sessions[event.name] = event
+        if event.distributed and (reporter := self._terminal) is not None:
+            reporter.showfspath = False  # tests of several files take turns
+
+    def _count(self, event: Collected) -> None:
+        """What pytest's percentages are of, which take a test that several workers run for one."""
+        if event.name not in self._distributed:
+            self._session.testscollected += len(event.ids)
+        if self._of(event.name).distributed:
+            self._distributed.add(event.name)
 
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root
@@ -163,6 +192,12 @@ class Expansion(Silent):
             kwargs={"warning_message": message, "when": event.when, "nodeid": nodeid, "location": None}
         )
 
+    def _record_property(self, name: str, value: object) -> None:
+        """Where JUnit XML is written: what its fixture records with has no other public way in."""
+        for plugin in self._config.pluginmanager.get_plugins():
+            if (record := getattr(plugin, "add_global_property", None)) is not None:
+                record(name, value)
+
 
 class InnerFailure:
     """What pytest takes for a representation of a failure: its text, and where the test failed."""
@@ -171,6 +206,17 @@ class InnerFailure:
         self.text = text
         if crash is not None:
             self.reprcrash = InnerCrash(crash)
+
+    def to_json(self) -> object:
+        """What a report says of it as data, as ``_pytest/reports.py`` writes failures: this one as its lines alone."""
+        crash: InnerCrash | None = getattr(self, "reprcrash", None)
+        if crash is None:
+            return str(self)
+        entry = {"type": "ReprEntryNative", "data": {"lines": str(self).splitlines(keepends=True), "style": "native"}}
+        traceback = {"reprentries": [entry], "extraline": None, "style": "native"}
+        place = {"path": crash.path, "lineno": crash.lineno, "message": crash.message}
+        chain = [[traceback, place, None]]
+        return {"reprcrash": place, "reprtraceback": traceback, "sections": [], "chain": chain}
 
     def toterminal(self, tw: TerminalWriter) -> None:
         tw.line(self.text if tw.hasmarkup else without_colours(self.text))

@@ -17,8 +17,9 @@ _CODES: Final = r"(?:\x1b\[[\d;]*m)*"
 _PLACE: Final = re.compile(rf"(?m)^({_CODES})([^\s:\x1b\"'<][^:\n\x1b]*)({_CODES}:\d+: )")
 """How pytest ends the part of a traceback that is in one function: ``tests/test_a.py:3: AssertionError``."""
 
-_FRAME: Final = re.compile(r"(?m)(^\s*File \"|importing test module ')([^\"'\n]+)(\", line \d+|')")
-"""How Python begins it, and how pytest names a file that it could not import."""
+_FRAME: Final = re.compile(rf"(?m)(^{_CODES}(?:E )?\s*File \"|importing test module ')([^\"'\n]+)(\", line \d+|')")
+"""How Python begins it, in what pytest shows of a SyntaxError too, and how pytest names a file that it could not
+import."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 
 from pytest_stagebuild.results.events import (
     Collected,
@@ -18,19 +19,32 @@ from pytest_stagebuild.values import dataclass
 
 _NAMED = 5
 
+_NO_TESTS = 5
+"""https://docs.pytest.org/en/stable/reference/exit-codes.html"""
+
 
 @dataclass(frozen=True)
 class TestCounts:
-    """How many tests reported, and how many of them failed; files that could not be collected count as failed."""
+    """How many tests reported, how many of them failed, and how many files or classes could not be collected."""
 
     __test__ = False
 
     reported: int
     failed: int
+    uncollected: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to report."""
+        return bool(self.reported or self.uncollected)
 
     def __str__(self) -> str:
         tests = f"{self.reported} test{'s' if self.reported != 1 else ''}"
-        return f"{self.failed} of {tests} failed" if self.failed else tests
+        errors = f"{self.uncollected} error{'s' if self.uncollected != 1 else ''} in collection"
+        if self.uncollected and not self.reported:
+            return errors
+        ran = f"{self.failed} of {tests} failed" if self.failed else tests
+        return f"{ran}, {errors}" if self.uncollected else ran
 
 
 class Tally:
@@ -42,10 +56,10 @@ class Tally:
         self._running: dict[str, dict[str, None]] = {}
         self._over: dict[str, Ended] = {}
         self._reported = 0
-        self._failed: set[tuple[str, str]] = set()
+        self._failed = 0
+        self._uncollected: set[tuple[str, str]] = set()
         self._broken = ""
         self._unread = ""
-        self._names: set[str] = set()
 
     def take(self, event: Event) -> None:
         match event:
@@ -57,14 +71,12 @@ class Tally:
                 self._running.setdefault(event.name, {})[event.id] = None
             case Tested():
                 self._reported += 1
-                self._names.add(_as_in_junit(event.id))
                 self._running.get(event.name, {}).pop(event.id, None)
                 self._collected.setdefault(event.name, Counter())[event.id] -= 1
-                if any(phase.outcome == "failed" for phase in event.phases):
-                    self._failed.add((event.name, event.id))
+                self._failed += any(phase.outcome == "failed" for phase in event.phases)
             case CollectReport():
                 if event.phase.outcome == "failed":
-                    self._failed.add((event.name, event.id))
+                    self._uncollected.add((event.name, event.id))
             case InternalError():
                 self._broken = self._broken or event.text.strip().rpartition("\n")[2]
             case Ended():
@@ -77,16 +89,28 @@ class Tally:
 
     @property
     def counts(self) -> TestCounts:
-        return TestCounts(self._reported, len(self._failed))
+        return TestCounts(self._reported, self._failed, len(self._uncollected))
 
     @property
     def no_tests(self) -> bool:
         """Whether the tests inside were none, and nothing else was wrong."""
-        return self.told and not (self._reported or self._failed or self._broken or self._unread)
+        return self.told and not (self._reported or self._uncollected or self._broken or self._unread)
+
+    @property
+    def ended_without_tests(self) -> bool:
+        """Whether a pytest inside found none to run."""
+        return any(ended.exit == _NO_TESTS for ended in self._over.values())
 
     def knows(self, name: str) -> bool:
-        """Whether a test with this class and name in JUnit XML (``tests.test_a.TestC::test_m``) has reported."""
-        return name in self._names
+        """Whether a test with this class and name in JUnit XML (``tests.test_a.TestC::test_m``) had reported by itself
+        when this was first asked.
+        """
+        return name in self._names_in_junit
+
+    @cached_property
+    def _names_in_junit(self) -> frozenset[str]:
+        collected = self._collected.values()
+        return frozenset(_as_in_junit(one) for ids in collected for one, left in ids.items() if left <= 0)
 
     def give_up(self, problem: str) -> None:
         """Something that would have told of tests could not be read."""

@@ -212,6 +212,46 @@ def test_tests_distributed_inside_are_reported_all_the_same(shared, tests_of):
 
 
 @on_local
+@pytest.mark.parametrize(
+    ("dist", "times", "counts"),
+    [("loadfile", 1, "1 of 4 tests"), ("loadgroup", 1, "1 of 4 tests"), ("each", 2, "2 of 8 tests")],
+)
+def test_tests_are_reported_as_often_as_the_workers_run_them(shared, tests_of, dist, times, counts):
+    tests_of(
+        {
+            "test_a.py": """\
+import pytest
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("text", ["a@b", "[c]"])
+def test_grouped(text): assert text == "[c]"
+def test_plain(): ...
+""",
+            "test_b.py": "def test_c(): ...\n",
+        }
+    )
+    command = f"--stagebuild-test-cmd=pytest -n 2 --dist {dist}"
+    run = shared.stagebuild("-v", "-rA", "--tb=no", command)
+    assert f"exit 1, {counts} failed" in run.row("test")
+    assert last(run) == f"{times} failed, {2 + 3 * times} passed"
+    listed = re.findall(r"(?m)^(?:PASSED|FAILED) (test_.*?)(?: - .*)?$", run.output)
+    ids = [f"test_a.py::test_{name}" for name in ("grouped[[c]]", "grouped[a@b]", "plain")] + ["test_b.py::test_c"]
+    assert sorted(listed) == sorted(times * ids)
+    for one in ids[:2]:
+        assert set(statuses(shared.stagebuild("-v", command, one))) == {one}
+
+
+@on_local
+def test_properties_of_the_suite_are_in_junit_xml(shared, tests_of, tmp_path):
+    test = "def test_a(record_testsuite_property): record_testsuite_property('release', 7)\n"
+    tests_of({"test_a.py": test, "test_b.py": test})
+    for isolate, times in (("stage", 2), ("test", 1)):  # each sandbox sets the whole suite's properties anew
+        assert shared.stagebuild(f"--junitxml={tmp_path}/report.xml", f"--stagebuild-isolate={isolate}").code == 0
+        [properties] = ET.parse(tmp_path / "report.xml").getroot()[0].findall("properties")
+        assert [(one.get("name"), one.get("value")) for one in properties] == times * [("release", "7")]
+
+
+@on_local
 def test_a_test_is_reported_while_others_still_run(shared, tests_of):
     tests_of({"test_slow.py": "import time\ndef test_quick(): ...\ndef test_slow(): time.sleep(600)\n"})
     process = shared.start("--stagebuild-source=.", "-v")
@@ -273,6 +313,22 @@ def test_a_file_that_cannot_be_collected_is_an_error_with_its_name(shared, tests
     assert "tests/test_bad.py:1: in <module>\n    import nothing_of_that_name" in run.output
     assert "\nERROR tests/test_bad.py\n" in run.output
     assert last(run) == "2 passed, 1 error"
+    assert run.lines[-2].strip("!") == " Interrupted: 1 error during collection "
+    assert re.search(r"FAILED +0\.0s  exit 2, 1 error in collection$", run.row("test"))
+
+
+@on_local
+def test_a_run_that_breaks_off_inside_says_so_as_pytest_does(shared, tests_of):
+    tests_of(
+        {"test_a.py": "import pytest\ndef test_a(): ...\ndef test_b(): pytest.exit('enough')\ndef test_c(): ...\n"}
+    )
+    run = shared.stagebuild()
+    assert run.code == 1
+    assert run.lines[-2].strip("!") == " _pytest.outcomes.Exit: enough "
+    tests_of({"test_a.py": "def test_a(): assert 0\ndef test_b(): assert 0\ndef test_c(): assert 0\n"})
+    run = shared.stagebuild("--tb=no", "--stagebuild-test-cmd=pytest --maxfail=2")
+    assert run.code == 1
+    assert run.lines[-2].strip("!") == " stopping after 2 failures "
 
 
 @on_local
@@ -284,6 +340,45 @@ def test_the_stage_fails_for_a_reason_of_its_own(shared, tests_of):
     assert "No test failed: the command ended so for another reason, which its log has." in run.output
     assert "too little covered" in run.output
     assert last(run) == "1 failed, 3 passed"
+
+
+@on_local
+def test_what_the_stage_failed_with_is_shown_beside_its_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\n"})
+    for verbosity in ("-v", "-q"):
+        run = shared.stagebuild(verbosity, "test_a.py::test_gone")
+        assert run.code == 1
+        assert "ERROR: not found: /src/test_a.py::test_gone" in run.output
+
+
+@on_local
+def test_percentages_end_at_a_hundred_where_the_stage_is_reported_beside_its_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\n"})
+    run = shared.stagebuild("-v", "--stagebuild-test-cmd=pytest && exit 9")
+    assert max(int(one) for one in re.findall(r"\[ *(\d+)%\]", run.output)) == 100
+
+
+@on_local
+@pytest.mark.parametrize(
+    ("keyword", "code", "cause"), [("one", 1, "exit 5"), ("bee", 5, "no tests were collected (exit 5)")]
+)
+def test_each_pytest_of_the_command_takes_the_selection_and_one_without_tests_says_so(
+    shared, tests_of, keyword, code, cause
+):
+    tests_of({"a/test_a.py": "def test_one(): ...\n", "b/test_b.py": "def test_bee(): ...\n"})
+    both = "--stagebuild-test-cmd=pytest a && pytest b"
+    run = shared.stagebuild("-k", keyword, both)
+    assert run.code == code
+    assert f"FAILED pyproject.toml::test - test: {cause}" in run.output
+    assert "that are selected by -k. Where the test command runs pytest more than once, each takes" in run.output
+    assert shared.stagebuild("-k", "one or bee", both).code == 0
+
+
+@on_local
+def test_plugins_that_look_at_all_reports_bear_deselected_tests(shared, tests_of):
+    tests_of({"test_a.py": "def test_a(): ...\ndef test_b(): ...\n"})
+    run = shared.stagebuild("-p", "_hypothesis_pytestplugin", "-k", "test_b")
+    assert last(run) == "3 passed, 1 deselected"
 
 
 @on_local
@@ -392,7 +487,10 @@ def test_each_isolated_test_is_reported_once_whatever_becomes_of_its_process(sha
     assert list(statuses(run).values()) == ["PASSED", "FAILED", "PASSED", "PASSED"]
     assert "the pytest in its container ended while this test ran: exit 0" in run.output
     run = shared.stagebuild("-v", "--stagebuild-isolate=file", "--stagebuild-jobs=2")
-    assert list(statuses(run).values()) == ["PASSED", "FAILED", "FAILED", "PASSED"]
+    assert list(statuses(run).items()) == [
+        (f"test_{file}.py::test_{name}", word)
+        for file, name, word in zip("aaab", "abcd", ("PASSED", "FAILED", "FAILED", "PASSED"), strict=True)
+    ]
     assert "the pytest in its container ended before this test had run: exit 0" in run.output
     assert last(run) == "2 failed, 4 passed"
 
@@ -441,6 +539,8 @@ def test_junit_files_of_other_tools_become_results(shared, tests_of, tmp_path):
     assert "at b.js:3" in run.output
     names = [case.get("name") for case in ET.parse(tmp_path / "report.xml").iter("testcase")]
     assert names == ["install", "build", "fine", "bad", "later"]
+    run = shared.stagebuild("--stagebuild-test-cmd=sh run", "--stagebuild-junit=reports/**/*.xml")
+    assert "\nstagebuild test: sh run\n.Fs\n" in run.output
 
 
 @on_local

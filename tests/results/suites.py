@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 
-def test_passes(record_property):
+def test_passes(record_property, record_testsuite_property):
+    record_testsuite_property("release", 7)
     record_property("number", 1)
     record_property("text", "\\u00e9")
 

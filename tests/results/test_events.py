@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_stagebuild.results.events import Crash, Failed, NewerEvents, Phase, Tested, event_in
+from pytest_stagebuild.results.events import Crash, Failed, NewerEvents, Phase, SuiteProperty, Tested, event_in
 
 TEST = {
     "event": "test",
@@ -50,6 +50,14 @@ def test_a_test_is_read_with_its_phases_and_every_text_of_it_redacted():
             ),
         ),
     )
+
+
+def test_a_property_of_the_suite_is_read_and_redacted():
+    told = {"event": "suite_property", "session": "1", "property": ["key", "hunter2"]}
+    event = event_in(json.dumps(told).encode(), lambda text: text.replace("hunter2", "***"))
+    assert event == SuiteProperty("1", ("key", "***"))
+    with pytest.raises(ValueError, match=r"."):
+        event_in(json.dumps({**told, "property": ["key"]}).encode())
 
 
 @pytest.mark.parametrize(

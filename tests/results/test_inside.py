@@ -16,6 +16,7 @@ from pytest_stagebuild.results.events import (
     Skipped,
     Started,
     Subtest,
+    SuiteProperty,
     Warned,
 )
 
@@ -53,7 +54,7 @@ def test_a_failure_is_told_with_its_assertion_and_output(heard):
     assert "E       AssertionError: assert {'a': 1} == {'a': 2}" in text
     call = heard.test(name)["call"]
     assert call.why.crash.path.endswith("/project/test_outcomes.py")
-    assert call.why.crash.line == 14
+    assert call.why.crash.line == 15
     assert call.why.crash.message.startswith("AssertionError: assert {'a': 1} == {'a': 2}")
     assert call.sections == (("Captured stdout call", "printed before it failed\n"),)
     assert call.start <= call.stop
@@ -84,12 +85,21 @@ def test_a_module_that_skips_itself_is_told(heard):
 
 
 def test_properties_and_warnings_are_told(heard):
+    assert heard.one(SuiteProperty).property == ("release", 7)
     properties = (("number", 1), ("text", "é"))
     assert heard.test("test_outcomes.py::test_passes")["teardown"].properties == properties
     warned = heard.one(Warned)
     assert (warned.category, warned.message, warned.when) == ("DeprecationWarning", "careful", "runtest")
     assert warned.id == "test_outcomes.py::test_warns"
     assert warned.file.endswith("/project/test_outcomes.py")
+
+
+def test_properties_of_the_suite_are_refused_as_they_are_without_the_reporter(place):
+    place.write({"test_a.py": "def test_a(record_testsuite_property): record_testsuite_property(1, 'x')\n"})
+    heard = place.pytest("--setup-show")
+    assert not heard.all(SuiteProperty)
+    assert "TypeError: name parameter needs to be a string, but int given" in said(heard, "test_a.py::test_a")
+    assert heard.output.count("SETUP    S record_testsuite_property\n") == 1
 
 
 def test_subtests_are_told_with_what_tells_them_apart(place):
@@ -133,7 +143,7 @@ def test_a_file_that_cannot_be_collected_is_told(place):
     assert (report.id, report.phase.outcome, report.phase.when) == ("test_broken.py", "failed", "collect")
     assert "No module named 'no_such_module'" in report.phase.why.text
     assert heard.one(Ended).exit == 2
-    assert heard.one(Ended).stopped == "1 error during collection"
+    assert heard.one(Ended).stopped == "Interrupted: 1 error during collection"
 
 
 def test_an_internal_error_is_told(place):
@@ -154,7 +164,8 @@ def test_a_test_that_ends_the_process_has_begun_and_not_ended(place):
 
 
 @pytest.mark.parametrize(
-    ("call", "stopped"), [("pytest.exit('enough', 7)", "enough"), ("raise KeyboardInterrupt", "KeyboardInterrupt")]
+    ("call", "stopped"),
+    [("pytest.exit('enough', 7)", "_pytest.outcomes.Exit: enough"), ("raise KeyboardInterrupt", "KeyboardInterrupt")],
 )
 def test_a_test_that_breaks_the_run_off_says_why(place, call, stopped):
     place.write({"test_a.py": f"import pytest\ndef test_exits(): {call}\ndef test_b(): ...\n"})

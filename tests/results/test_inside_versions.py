@@ -12,7 +12,7 @@ import pytest
 from by_hand import Heard, Place, check_whole
 from suites import FILES, OUTCOMES
 
-from pytest_stagebuild.results.events import Session, Skipped, Subtest, Warned
+from pytest_stagebuild.results.events import Collected, Session, Skipped, Subtest, SuiteProperty, Warned
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +67,14 @@ def test_the_same_tests_come_to_the_same(in_order):
 
     call = in_order.test("test_outcomes.py::test_fails")["call"]
     assert "E       AssertionError: assert {'a': 1} == {'a': 2}" in call.why.text
-    assert call.why.crash.line == 14
+    assert call.why.crash.line == 15
     assert call.sections == (("Captured stdout call", "printed before it failed\n"),)
     assert call.start <= call.stop
     skipped = in_order.test("test_outcomes.py::test_skips_itself")["call"].why
     assert isinstance(skipped, Skipped)
     assert skipped.reason == "Skipped: not here"
     assert in_order.test("test_outcomes.py::test_passes")["teardown"].properties == (("number", 1), ("text", "é"))
+    assert in_order.one(SuiteProperty).property == ("release", 7)
     [warned] = [event for event in in_order.all(Warned) if event.message == "careful"]
     assert warned.id == "test_outcomes.py::test_warns"
 
@@ -84,6 +85,19 @@ def test_distributed_they_come_to_the_same(place):
     check_whole(heard)
     assert heard.outcomes() == OUTCOMES
     assert heard.one(Session).distributed
+
+
+@pytest.mark.parametrize(("dist", "times"), [("each", 2), ("loadgroup", 1)])
+def test_workers_that_share_tests_in_other_ways_tell_each_by_its_own_id(place, dist, times):
+    grouped = "import pytest\n@pytest.mark.xdist_group('db')\n@pytest.mark.parametrize('n', [1, 2])\n"
+    place.write({"test_a.py": grouped + "def test_a(n): ...\ndef test_b(): ...\n"})
+    heard = place.pytest("-n2", f"--dist={dist}", "-p", "no:randomly")
+    assert heard.code == 0
+    ids = ["test_a.py::test_a[1]", "test_a.py::test_a[2]", "test_a.py::test_b"]
+    assert (
+        sorted(heard.ids) == sorted(one for event in heard.all(Collected) for one in event.ids) == sorted(times * ids)
+    )
+    assert set(heard.outcomes().values()) == {"passed passed passed"}
 
 
 def test_selection_reaches_workers(place):

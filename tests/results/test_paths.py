@@ -42,6 +42,8 @@ def test_an_id_outside_the_source_has_its_whole_path(here):
         "{}:3: AssertionError",
         "\x1b[1m\x1b[31m{}\x1b[0m:3: AssertionError",
         '  File "{}", line 3, in x',
+        'E     File "{}", line 3',
+        '\x1b[1m\x1b[31mE     File "{}", line 3\x1b[0m',
         "ImportError while importing test module '{}'.",
     ],
 )

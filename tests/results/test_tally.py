@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_stagebuild.results.events import Collected, Ended, InternalError, Phase, Session, Started, Tested
+from pytest_stagebuild.results.events import (
+    Collected,
+    CollectReport,
+    Ended,
+    InternalError,
+    Phase,
+    Session,
+    Started,
+    Tested,
+)
 from pytest_stagebuild.results.last_failed import LastFailed
 from pytest_stagebuild.results.tally import Tally
 
@@ -53,6 +62,21 @@ def test_each_test_counts_once_for_each_pytest_that_ran_it():
     counts = tally(BEGUN, reported("a.py::x"), reported("a.py::y", "failed"), reported("a.py::y", "failed", "2")).counts
     assert (counts.reported, counts.failed) == (3, 2)
     assert str(counts) == "2 of 3 tests failed"
+
+
+def test_each_test_counts_once_for_each_worker_that_ran_it():
+    made = tally(BEGUN, ALL, ALL, *(reported(f"a.py::{name}", "failed") for name in "xxyz"))
+    assert str(made.counts) == "4 of 4 tests failed"
+    made.take(Ended("1", 1))
+    assert made.problem() == "2 tests that were collected did not report: a.py::y, a.py::z"
+
+
+def test_what_could_not_be_collected_is_no_test():
+    broken = CollectReport("1", "a.py", Phase("collect", "failed"))
+    assert str(tally(BEGUN, broken).counts) == "1 error in collection"
+    another = CollectReport("1", "b.py", Phase("collect", "failed"))
+    assert str(tally(BEGUN, broken, another, reported("c.py::x")).counts) == "1 test, 2 errors in collection"
+    assert not tally(BEGUN, broken, Ended("1", 2)).no_tests
 
 
 def test_a_test_is_known_by_its_name_in_junit_xml():

@@ -187,7 +187,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if "last_failed" in _told:
         _remember_failed(config, _told["last_failed"])
     if _told.get("report"):
-        config.pluginmanager.register(_Reporter(config), "stagebuild-reporter")
+        kind = _DistributedReporter if _is_distributed(config) else _Reporter
+        config.pluginmanager.register(kind(config), "stagebuild-reporter")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -267,9 +268,32 @@ def build_image() -> NoReturn:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any) -> None:
-    """The plugin itself may be installed in here too, and would look for an engine."""
-    if fixturedef.argname in HOST_FIXTURES and getattr(fixturedef.func, "__module__", "") == "pytest_stagebuild.plugin":
-        _skip_for_the_host(fixturedef.argname)
+    """The plugin itself may be installed in here too, and would look for an engine. And properties of the whole suite
+    are reported by no hook.
+    """
+    name = fixturedef.argname
+    if name in HOST_FIXTURES and getattr(fixturedef.func, "__module__", "") == "pytest_stagebuild.plugin":
+        _skip_for_the_host(name)
+    if name == "record_testsuite_property" and getattr(fixturedef.func, "__module__", "") == "_pytest.junitxml":
+        fixturedef.func = _telling(fixturedef.func)
+
+
+def _telling(fixture: Any) -> Any:
+    """What is recorded is told as well. In a worker of pytest-xdist the original records nothing either."""
+
+    def record_testsuite_property(request: Any) -> Any:
+        record = fixture(request)
+        reporter = request.config.pluginmanager.get_plugin("stagebuild-reporter")
+
+        def record_and_tell(name: str, value: object) -> None:
+            __tracebackhide__ = True
+            record(name, value)
+            if reporter is not None:
+                reporter.tell_property(name, value)
+
+        return record_and_tell
+
+    return record_testsuite_property
 
 
 def _skip_for_the_host(name: str) -> NoReturn:
@@ -369,6 +393,11 @@ class _Reporter:
         if phases:
             self._tell("test", soon=self._another_follows, id=nodeid, location=location, phases=phases)
 
+    def _tell_rest(self) -> None:
+        """Of tests that have not ended, what there is."""
+        for nodeid in list(self._phases):
+            self._tell_test(nodeid)
+
     def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str) -> None:
         self._tell(
             "warning",
@@ -380,12 +409,15 @@ class _Reporter:
             id=nodeid,
         )
 
+    def tell_property(self, name: str, value: object) -> None:
+        self._tell("suite_property", property=[name, _plain(value)])
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object) -> None:
         self._tell("internal_error", text=_cut(_str(excrepr)))
 
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
-        self._stopped = str(excinfo.value) or type(excinfo.value).__name__
+        self._stopped = str(excinfo.exconly())
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_unconfigure(self) -> Iterator[None]:
@@ -393,8 +425,7 @@ class _Reporter:
         _traces.restore()
         if self._session is None:
             return
-        for nodeid in list(self._phases):
-            self._tell_test(nodeid)
+        self._tell_rest()
         stopped = self._stopped or self._session.shouldfail or self._session.shouldstop
         self._tell("end", exit=int(self._session.exitstatus), stopped=str(stopped or ""))
 
@@ -439,6 +470,64 @@ class _Reporter:
                 "crash": [str(crash.path), crash.lineno or 0, _str(crash.message)] if crash is not None else None,
             }
         return phase
+
+
+class _DistributedReporter(_Reporter):
+    """Tells of tests that workers of pytest-xdist run, each once for each worker that runs it (``--dist each``)."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
+        dist = getattr(config.option, "dist", "no")
+        self._each = dist == "each"
+        self._grouped = dist == "loadgroup"
+        self._of_workers: dict[tuple[Any, str], list[dict[str, Any]]] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        if self._each or not self._collected:
+            self._tell_collected(list(ids), [])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not self._each:
+            super().pytest_runtest_logreport(report)
+            return
+        # The same test may be under way elsewhere, and what is said of its end does not say where.
+        running = (getattr(report, "node", None), report.nodeid)
+        self._of_workers.setdefault(running, []).append(self._phase(report))
+        if report.when not in ("setup", "call"):
+            self._locations[report.nodeid] = report.location
+            self._tell_one(running)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        if not self._each:
+            super().pytest_runtest_logfinish(nodeid)
+
+    def _tell_one(self, running: tuple[Any, str]) -> None:
+        self._phases[running[1]] = self._of_workers.pop(running)
+        self._tell_test(running[1])
+
+    def _tell_rest(self) -> None:
+        super()._tell_rest()
+        for running in list(self._of_workers):
+            self._tell_one(running)
+
+    def _tell(self, event: str, *, soon: bool = False, **what: Any) -> None:
+        if self._grouped:
+            if "id" in what:
+                what["id"] = _without_group(what["id"])
+            if "ids" in what:
+                what["ids"] = [_without_group(one) for one in what["ids"]]
+        super()._tell(event, soon=soon, **what)
+
+
+def _without_group(nodeid: str) -> str:
+    """The id that the test has, and can be chosen by; to schedule by groups, pytest-xdist adds theirs to it
+    (``xdist/remote.py``).
+    """
+    test, _, group = nodeid.rpartition("@")
+    return test if "::" in test and not {"]", "/", ":"} & set(group) else nodeid
 
 
 def _text(report: Any, *, color: bool) -> str:
