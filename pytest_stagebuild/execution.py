@@ -49,7 +49,10 @@ class Ground:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What every sandbox of a run shares: the engine, the source as it is now, and what commands are given."""
+    """What every sandbox of a run shares: the engine, the source as it is now, and what commands are given.
+
+    ``behind`` has sandboxes removed while the run goes on; without it, whoever used one waits for that.
+    """
 
     engine: Engine
     settings: Settings
@@ -57,6 +60,7 @@ class Workplace:
     host: HostSettings
     secrets: Mapping[str, str]
     version: ScmVersion | None = None
+    behind: Callable[[Callable[[], object]], None] | None = None
 
     def environment(self, declared: Mapping[str, str]) -> dict[str, str]:
         """What a command gets beyond the image's: the host's settings, the version from git, the declared, secrets."""
@@ -89,7 +93,10 @@ class Workplace:
         """
         life = timeout + _MARGIN
         all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
-        with self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life) as sandbox:
+        with contextlib.ExitStack() as leaving:
+            sandbox = leaving.enter_context(
+                self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life)
+            )
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
@@ -105,6 +112,8 @@ class Workplace:
             if upload.removed:
                 as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
             yield sandbox, upload
+            if self.behind is not None:
+                self.behind(leaving.pop_all().close)
 
 
 @dataclasses.dataclass

@@ -93,6 +93,8 @@ def run_isolated(
     ``settings.jobs`` sandboxes run at a time. The time limit of the stage is that of all together.
     """
     deadline = time.monotonic() + suite.stage.timeout
+    # Never more sandboxes than are to run at a time, and those that are being removed count.
+    suite = replace(suite, workplace=replace(suite.workplace, behind=None))
     collection: list[Event] = []
     collect = replace(suite.told, options={**suite.told.options, "collectonly": True})
     run = run_tests(replace(suite, told=collect), output=output, heard=collection.append)

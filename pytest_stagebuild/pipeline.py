@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -81,6 +82,7 @@ class Pipeline:
         self._planned = False
         self._looked: dict[str, Found | Missed] = {}
         self._begun: _Begun | None = None
+        self._behind: list[threading.Thread] = []
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -90,6 +92,7 @@ class Pipeline:
             host=host,
             secrets={name: environ[name] for name in settings.secrets},
             version=version,
+            behind=self._do_behind,
         )
         self._state = StateFolder.of(settings.source)
         self._lockfile = lockfile or Lockfile(settings.lockfile)
@@ -258,6 +261,8 @@ class Pipeline:
         if self._begun is not None:
             self._begun.sandbox.discard()
             self._begun = None
+        for thread in self._behind:
+            thread.join()
         if self._derived:
             from pytest_stagebuild.image import left_by_killed_runs
 
@@ -368,6 +373,16 @@ class Pipeline:
         if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
         return attempt.tested(run, self._selection.typed, notes)
+
+    def _do_behind(self, remove: Callable[[], object]) -> None:
+        def removing() -> None:
+            try:
+                remove()
+            except EngineError as error:  # the next run comes to it
+                self._note(f"a sandbox was not removed: {error}")
+
+        self._behind.append(threading.Thread(target=removing, name="stagebuild-removal", daemon=True))
+        self._behind[-1].start()
 
     def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
         begun, self._begun = self._begun, None

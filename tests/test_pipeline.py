@@ -133,6 +133,7 @@ def test_the_sandbox_that_was_begun_is_the_one_that_the_tests_run_in(place):
     pipeline.test(Selection(), tested_elsewhere=False)
     assert "run" in place.engine.calls
     assert "sandbox" not in place.engine.calls
+    pipeline.close(prune=True)
     assert place.heard.output_text == "abc"
     assert not place.engine.sandboxes
 
@@ -144,6 +145,7 @@ def test_what_was_begun_for_other_tests_is_not_used(place):
     pipeline.test(Selection(paths=("test_a.py",)), tested_elsewhere=False)
     assert "sandbox" in place.engine.calls
     assert sandboxes
+    pipeline.close(prune=True)
     assert not place.engine.sandboxes
 
 
@@ -159,6 +161,15 @@ def test_what_was_begun_and_not_asked_for_is_removed(place):
 def test_nothing_is_begun_that_may_not_be_wanted(place, typed):
     place.run()
     assert begun(place, **typed)[1] == []
+
+
+def test_a_sandbox_that_cannot_be_removed_is_told_and_fails_nothing(place):
+    place.engine.fail_at["remove"] = EngineError("the engine could not remove the container: busy")
+    pipeline = place.open()
+    result = pipeline.test(Selection(), tested_elsewhere=False)
+    pipeline.close(prune=True)
+    assert result.outcome == "ran"
+    assert pipeline.report().notes == ("a sandbox was not removed: the engine could not remove the container: busy",)
 
 
 def test_nothing_is_begun_on_a_checkpoint_that_is_not_there(place):
