@@ -58,9 +58,11 @@ def watched(project: Path, *options: str) -> Seen:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environ |= {"PYTHONPATH": str(aside), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(aside / "cache")}
     environ["WITNESS"] = str(aside / "seen.json")
+    # pytest-metadata, which pytest-html needs, reads the version of every plugin that is there.
+    without = [argument for name in ("cacheprovider", "html", "metadata") for argument in ("-p", f"no:{name}")]
     subprocess.run(
         # Without capture, for which Python tries out where temporary files go.
-        [sys.executable, "-m", "pytest", "-qs", "-p", "witness", "-p", "no:cacheprovider", *options],
+        [sys.executable, "-m", "pytest", "-qs", "-p", "witness", *without, *options],
         cwd=project,
         env=environ,
         check=True,
