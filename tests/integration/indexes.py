@@ -146,9 +146,15 @@ def serving(host: str) -> Iterator[Index]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            self._answer()
+
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            index.asked.append(path)
+            index.asked.append(self.path)
+            self.wfile.write(self._answer())
+
+        def _answer(self) -> bytes:
+            path = self.path
             content = index.files.get(path)
             self.send_response(404 if content is None else 200)
             if path.endswith((".whl", ".tar.gz", ".tgz", ".crate")):
@@ -157,7 +163,7 @@ def serving(host: str) -> Iterator[Index]:
             self.send_header("Content-Type", "application/json" if content and content[:1] == b"{" else kind)
             self.send_header("Content-Length", str(len(content or b"")))
             self.end_headers()
-            self.wfile.write(content or b"")
+            return content or b""
 
         def log_message(self, *_: object) -> None:
             pass
