@@ -61,8 +61,7 @@ def keep(
             for number, (member, content) in enumerate(members):
                 if number == _LIMIT_FILES:
                     raise _too_much(limit)
-                # The first part is the folder that was asked for.
-                name = posixpath.normpath(member.name).partition("/")[2]
+                name = _in_folder(member.name)
                 if not member.isdir() and is_kept(name):
                     keeping.take(name, member, pieces_of(content, what) if content else iter(()))
             size = keeping.end()
@@ -100,7 +99,7 @@ def folder_header(path: str, owner: Owner) -> bytes:
 
 @dataclass(frozen=True)
 class _Part:
-    """Where a member begins in the file, and the unit that it stands or falls with, "" for none."""
+    """Where members begin in the file, and the unit that they stand or fall with, "" for none."""
 
     start: int
     unit: str
@@ -127,13 +126,14 @@ class _Keeping:
         if header is None:
             self._spoilt.add(_unit(path))
             return
-        for folder in reversed([*_above(path)]):
-            if folder not in self._folders:
-                self._folders.add(folder)
-                self._parts.append(_Part(self._file.tell(), _unit(f"{folder}/x")))
-                self._file.write(folder_header(self._name(folder), self._owner))
+        if posixpath.dirname(path) not in self._folders:
+            for folder in reversed([*_above(path)]):
+                if folder not in self._folders:
+                    self._folders.add(folder)
+                    self._begin(_unit(f"{folder}/x"))
+                    self._file.write(folder_header(self._name(folder), self._owner))
         unit = self._leads_to(path, member) if member.issym() else _unit(path)
-        self._parts.append(_Part(self._file.tell(), unit))
+        self._begin(unit)
         self._file.write(header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
         written = sum(self._file.write(piece) for piece in content)
         self._file.write(bytes(-written % tarfile.BLOCKSIZE))
@@ -141,6 +141,10 @@ class _Keeping:
             self._led_to.add(unit)
             self._links.add(path)
         self._files.add(path)
+
+    def _begin(self, unit: str) -> None:
+        if not self._parts or self._parts[-1].unit != unit:
+            self._parts.append(_Part(self._file.tell(), unit))
 
     def end(self) -> int:
         """Leave out the wheels that are not whole, and seal the rest; the bytes that are left.
@@ -167,16 +171,16 @@ class _Keeping:
         return size
 
     def _header(self, path: str, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if not _is_sane(path) or path in self._files or any(above in self._links for above in _above(path)):
+        if not _is_sane(path) or path in self._files or (self._links and self._is_below_link(path)):
             return None
         header = tarfile.TarInfo(self._name(path))
         header.mode = 0o755 if member.mode & 0o111 else 0o644
         header.mtime = int(min(max(member.mtime, 0), self._now))
         header.uid, header.gid = self._owner.uid, self._owner.gid
-        if member.issym() and not _unit(path) and self._leads_to(path, member):
+        if member.issym() and path not in self._folders and not _unit(path) and self._leads_to(path, member):
             header.type, header.linkname = tarfile.SYMTYPE, member.linkname
         elif member.islnk():
-            target = posixpath.normpath(member.linkname).partition("/")[2]
+            target = _in_folder(member.linkname)
             if target not in self._files or target in self._links or _unit(target) != _unit(path):
                 return None
             header.type, header.linkname = tarfile.LNKTYPE, self._name(target)
@@ -186,6 +190,10 @@ class _Keeping:
             return None
         return header
 
+    def _is_below_link(self, path: str) -> bool:
+        """Whether it lies behind a link, whose folder is one of those that members were written into before."""
+        return posixpath.dirname(path) not in self._folders and any(above in self._links for above in _above(path))
+
     def _leads_to(self, path: str, member: tarfile.TarInfo) -> str:
         """The unit that a link leads to, "" where it leads anywhere else: such a one is not kept."""
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
@@ -194,6 +202,11 @@ class _Keeping:
 
     def _name(self, path: str) -> str:
         return f"{self._below}/{path}".strip("/")
+
+
+def _in_folder(name: str) -> str:
+    """The path in the folder that was asked for, which is the first part of each name."""
+    return name.removeprefix("./").partition("/")[2]
 
 
 def _unit(path: str) -> str:

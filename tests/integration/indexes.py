@@ -98,14 +98,17 @@ class Index:
 
     # cargo
 
-    def add_crates(self, names: list[str], folder: Path) -> None:
-        """Put crates on the server, and the index that names them into ``folder``, a bare repository."""
+    def add_crates(self, names: list[str], folder: Path, text: str = "") -> None:
+        """Put crates on the server, and the index that names them into ``folder``, a bare repository.
+
+        ``text`` is in each of them.
+        """
         work = folder.with_name("index-work")
         (work / "1").mkdir(parents=True)
         (work / "config.json").write_text(json.dumps({"dl": f"{self.address}/crates/{{crate}}-{{version}}.crate"}))
         for name in names:
             manifest = f'[package]\nname = "{name}"\nversion = "1.0.0"\nedition = "2018"\n'
-            files = {"Cargo.toml": manifest, "src/lib.rs": f'pub const NAME: &str = "{name}";\n'}
+            files = {"Cargo.toml": manifest, "src/lib.rs": f'pub const NAME: &str = "{name}";\n', "text": text}
             content = _packed({f"{name}-1.0.0/{path}": text for path, text in files.items()})
             self.files[f"/crates/{name}-1.0.0.crate"] = content
             row = {"name": name, "vers": "1.0.0", "deps": [], "features": {}, "yanked": False}

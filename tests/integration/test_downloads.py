@@ -202,7 +202,6 @@ class TestOnTheLocalEngine:
             assert run.outcomes()["install"] == "ran", run.output
         assert run.outcomes()["test"] == "ran", run.output
         assert sorted(index.fetched(".whl")) == ["first-1-py3-none-any.whl", "second-1-py3-none-any.whl"]
-        assert index.fetched(".tar.gz").count("made-1.tar.gz") == 2
 
     def test_what_npm_had_is_not_downloaded_again(self, new_project, index):
         for name in ("first", "second"):
