@@ -8,23 +8,21 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import Sandbox
-from pytest_stagebuild.errors import EngineError, StagebuildError
+from pytest_stagebuild.errors import StagebuildError
+from pytest_stagebuild.untrusted import HEADER_BYTES, members_in, pieces_of
 from pytest_stagebuild.values import dataclass
 
-_HEADER_BYTES: Final = 1 << 20
-"""The most that the headers of one member may hold: ``tarfile`` reads them into memory, however long they are."""
+_WHAT: Final = "the artifacts"
 
 _NAME_BYTES: Final = 255
 _PATH_BYTES: Final = 2048
 _DEPTH: Final = 128
 _NOTES: Final = 20
-_RETRY: Final = "run again, and report it where it happens again"
 
 
 class ArtifactError(StagebuildError):
@@ -54,8 +52,13 @@ def extract(
     ends early.
     """
     extraction = _Extraction(limit_bytes, limit_files)
-    # The headers and padding of that many members stay under the second term.
-    source = _Source(tar_stream, limit_bytes + limit_files * 4096 + _HEADER_BYTES, limit_bytes)
+    members = members_in(
+        tar_stream,
+        # The headers and padding of that many members stay under the second term.
+        limit=limit_bytes + limit_files * 4096 + HEADER_BYTES,
+        too_large=lambda: _too_large(limit_bytes),
+        what=_WHAT,
+    )
     try:
         if destination.is_symlink():
             raise ArtifactError(
@@ -64,7 +67,7 @@ def extract(
         destination.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
         try:
-            extraction.take(source, work / "new")
+            extraction.take(members, work / "new")
             _put_in_place(work, destination)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -106,9 +109,9 @@ class _Extraction:
         self._notes: list[str] = []
         self._left_out = 0
 
-    def take(self, source: _Source, root: Path) -> None:
+    def take(self, members: Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]], root: Path) -> None:
         _make_folder(root)
-        for number, (member, content) in enumerate(_members(source)):
+        for number, (member, content) in enumerate(members):
             if number == self._limit_files:
                 raise ArtifactError(f"the artifacts are more than {number} files; name fewer of them in `artifacts`")
             path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
@@ -133,7 +136,7 @@ class _Extraction:
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             return "it is both a file and a folder"
         with os.fdopen(descriptor, "wb") as file:
-            for piece in _pieces(content):
+            for piece in pieces_of(content, _WHAT):
                 self._bytes += len(piece)
                 if self._bytes > self._limit_bytes:
                     raise _too_large(self._limit_bytes)
@@ -146,101 +149,6 @@ class _Extraction:
         self._left_out += 1
         if len(self._notes) < _NOTES:
             self._notes.append(f"{name[:300]!r} was left out: {problem}")
-
-
-class _Source:
-    """The stream as the file that ``tarfile`` reads: forwards only, and not more than is sane."""
-
-    def __init__(self, chunks: Iterator[bytes], limit: int, limit_shown: int) -> None:
-        self.last_read = b""
-        self._chunks = chunks
-        self._chunk = memoryview(b"")
-        self._position = 0
-        self._limit = limit
-        self._limit_shown = limit_shown
-        self._headers_left: int | None = None
-
-    def begin_header(self) -> None:
-        """What is read from here on is the header of a member, until :meth:`begin_content`."""
-        self._headers_left = _HEADER_BYTES
-
-    def begin_content(self) -> None:
-        self._headers_left = None
-
-    def read(self, size: int) -> bytes:
-        if self._headers_left is not None:
-            self._headers_left -= size
-            if self._headers_left < 0:
-                raise tarfile.ReadError("a header is too long")
-        self.last_read = b"".join(self._take(size))
-        return self.last_read
-
-    def seek(self, position: int) -> None:
-        if position < self._position:
-            raise tarfile.ReadError("a member has a negative size")
-        for _ in self._take(position - self._position):
-            pass
-
-    def tell(self) -> int:
-        return self._position
-
-    def _take(self, size: int) -> Iterator[memoryview]:
-        while size > 0:
-            if not self._chunk:
-                try:
-                    self._chunk = memoryview(next(self._chunks))
-                except StopIteration:
-                    return
-                except OSError as error:
-                    raise EngineError(f"the artifacts could not be read ({error}); {_RETRY}") from error
-                continue
-            piece, self._chunk = self._chunk[:size], self._chunk[size:]
-            size -= len(piece)
-            self._position += len(piece)
-            if self._position > self._limit:
-                raise _too_large(self._limit_shown)
-            yield piece
-
-
-def _members(source: _Source) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """The members of a tar with their content, which must be used before the next member is asked for."""
-    source.begin_header()
-    with _tar_errors():
-        archive = tarfile.TarFile(fileobj=source, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
-    while True:
-        source.begin_header()
-        with _tar_errors():
-            member = archive.next()
-        source.begin_content()
-        if member is None:
-            break
-        yield member, archive.extractfile(member) if member.isreg() else None
-        # Both grow with the archive otherwise. Headers for all members that follow have no use here.
-        archive.members = []  # type: ignore[attr-defined]
-        archive.pax_headers = {}
-    # `tarfile` takes garbage between members, and a stream that ends there, for the end of the archive.
-    if source.last_read != bytes(tarfile.BLOCKSIZE):
-        raise EngineError(f"the artifacts arrived incomplete or garbled; {_RETRY}")
-
-
-def _pieces(content: IO[bytes]) -> Iterator[bytes]:
-    while True:
-        with _tar_errors():
-            piece = content.read(1 << 20)
-        if not piece:
-            return
-        yield piece
-
-
-@contextmanager
-def _tar_errors() -> Iterator[None]:
-    """Anything at all can go wrong in reading a hostile header: not only ``TarError``, also ``RecursionError``."""
-    try:
-        yield
-    except (StagebuildError, OSError):
-        raise
-    except Exception as error:
-        raise EngineError(f"the artifacts arrived incomplete or garbled ({error}); {_RETRY}") from error
 
 
 def _problem(member: tarfile.TarInfo, path: str) -> str:

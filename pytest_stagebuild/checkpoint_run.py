@@ -15,6 +15,7 @@ from pytest_stagebuild.checkpoint import (
     key_of,
     labels_of,
 )
+from pytest_stagebuild.downloads import KeptDownloads
 from pytest_stagebuild.engines.protocol import OutputSink
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, clear_run_folder, image_name, with_own_programs
 from pytest_stagebuild.inputs import Inputs, Matching, Whole
@@ -41,23 +42,34 @@ def run_to_checkpoint(
     project = str(components["project"])
     labels = labels_of(uuid, name, key_of(components), ground.parent, project)
     files = watch_files(workplace.tree.manifest) if stage.inputs == "traced" else {}
+    downloads = KeptDownloads.of(workplace, stage, ground.image.config)
     with workplace.sandbox(
-        ground, labels=labels, network=stage.network, timeout=stage.timeout, step=step, files=files
+        ground,
+        labels=labels,
+        network=stage.network,
+        timeout=stage.timeout,
+        step=step,
+        files=files,
+        members=downloads.members if downloads else lambda _: (),
     ) as (sandbox, upload):
         watch = Watch(sandbox) if stage.inputs == "traced" else None
         ended = sandbox.run(
-            with_own_programs(sandbox, stage.command),
+            with_own_programs(sandbox, downloads.command(stage.command) if downloads else stage.command),
             cwd=WORKING_DIRECTORY,
-            env=workplace.environment(stage.env),
+            env={**(downloads.variables if downloads else {}), **workplace.environment(stage.env)},
             timeout=stage.timeout,
             output=output,
         )
         step("command ended")
         run = StageRun(ended, upload.sent, upload.surprises, sandbox.end_processes())
         step("processes ended")
+        if downloads and not ended.timed_out:
+            downloads.take(sandbox)
+            run.notes = tuple(downloads.notes)
+            step("downloads kept")
         if ended.code != 0 or ended.timed_out:
             return run
-        clear_run_folder(sandbox)
+        clear_run_folder(sandbox, before=downloads.clean_up(sandbox) if downloads else "")
         run.inputs = watch.end(upload.sent) if watch else _declared(stage)
         if workplace.secrets:
             run.leak = search(workplace.secrets, sandbox.changed_files())

@@ -17,7 +17,7 @@ from pytest_stagebuild.checkpoint import (
     Checkpoint,
     Record,
 )
-from pytest_stagebuild.engines.protocol import CommandExit, Engine, Sandbox, StoredImage
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Whole
@@ -83,13 +83,14 @@ class Workplace:
         step: Callable[[str], None] = lambda _: None,
         files: Mapping[str, bytes] = MappingProxyType({}),
         writable: Iterable[str] = (),
+        members: Callable[[Owner], Iterable[bytes]] = lambda _: (),
         to_read: bool = False,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
 
         ``files`` are put in beside it, by their absolute path, and empty ones that everybody may write to at the paths
-        ``writable``. One that is only ``to_read`` files from is started where
-        that takes it: it costs ten times as much as the rest.
+        ``writable``. ``members`` gives more for the user of the commands, as parts of an archive. One that is only
+        ``to_read`` files from is started where that takes it: it costs ten times as much as the rest.
         """
         life = timeout + _MARGIN
         all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
@@ -101,8 +102,8 @@ class Workplace:
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
             beside = {**bundles, **files}
-            members = members_of(beside) if beside else b""
-            sandbox.put(chain([members, *map(writable_file, writable)], upload))
+            ours = members_of(beside) if beside else b""
+            sandbox.put(chain([ours, *map(writable_file, writable)], members(sandbox.owner), upload))
             step("source sent")
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])
@@ -148,9 +149,12 @@ def image_name(project: str, uuid: str) -> str:
     return f"stagebuild/{plain.strip('-_.') or 'project'}:{uuid}"
 
 
-def clear_run_folder(sandbox: Sandbox) -> None:
-    """Remove what commands needed while they ran, before what is left becomes an image."""
-    as_root(sandbox, f"rm -rf {RUN_FOLDER}")
+def clear_run_folder(sandbox: Sandbox, before: str = "") -> None:
+    """Remove what commands needed while they ran, before what is left becomes an image.
+
+    ``before`` is a shell command that needs it still, with what parts it from the next.
+    """
+    as_root(sandbox, f"{before}rm -rf {RUN_FOLDER}")
 
 
 def as_root(sandbox: Sandbox, command: str) -> None:

@@ -16,6 +16,9 @@ RebuildFrom = Literal["all", "base", "install", "build", "test"]
 Isolation = Literal["stage", "file", "test"]
 """What has a container of its own when tests are run: all of them together, each file, or each test."""
 
+Downloads = Literal["keep", "fresh"]
+"""Whether what package tools download is kept for the next time that a stage is made."""
+
 DEFAULT_IMAGE: Final = "python:3.11-slim"
 
 DEFAULT_TIMEOUT: Final = 1800.0
@@ -107,6 +110,12 @@ def add_options(parser: pytest.Parser) -> None:
         type=_jobs,
         metavar="N",
         help="how many containers run at a time with --stagebuild-isolate (default: 1)",
+    )
+    group.addoption(
+        "--stagebuild-downloads",
+        choices=get_args(Downloads),
+        help="keep what pip, uv, npm and cargo download for the next install and build, or let them start afresh "
+        "(default: keep)",
     )
     group.addoption(
         "--stagebuild-lockfile", metavar="FILE", help=f"index of checkpoints (default: DIR/{DEFAULT_LOCKFILE})"

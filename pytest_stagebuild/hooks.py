@@ -32,8 +32,8 @@ def pytest_stagebuild_stage_start(config: pytest.Config, stage: Stage, reason: s
 
 @pytest.hookspec
 def pytest_stagebuild_step(config: pytest.Config, stage: StageName, step: str) -> None:
-    """A step of a stage is done: "created", "source sent", "started", "command ended", "processes ended", "secrets
-    searched", "record written", "committed", "recorded".
+    """A step of a stage is done: "created", "source sent", "started", "command ended", "processes ended", "downloads
+    kept", "secrets searched", "record written", "committed", "recorded".
     """
 
 

@@ -16,6 +16,7 @@ from pytest_stagebuild.flags import (
     DEFAULT_KEEP,
     DEFAULT_LOCKFILE,
     DEFAULT_TIMEOUT,
+    Downloads,
     Isolation,
     RebuildFrom,
     add_options,
@@ -63,6 +64,7 @@ class CommandLine:
     junit: tuple[str, ...] = ()
     isolate: Isolation | None = None
     jobs: int | None = None
+    downloads: Downloads | None = None
     lockfile: str | None = None
 
 
@@ -73,7 +75,8 @@ class Settings:
     ``project`` names what checkpoints belong to, so that worktrees and clones share them. ``anchor`` is the file that
     stage items stand on, None where SOURCE has none that would do. ``host_tests`` are paths relative to SOURCE,
     ``artifacts`` paths and ``junit`` globs in the container, relative ones to ``/src``. With another ``isolate`` than
-    "stage", ``jobs`` containers run at a time. ``keep`` checkpoints are kept per stage. ``given``
+    "stage", ``jobs`` containers run at a time. With ``downloads`` "fresh" those of earlier runs are not used, and none
+    are kept. ``keep`` checkpoints are kept per stage. ``given``
     repeats the options that were typed, without the values of secrets and without those that say where to start.
     """
 
@@ -91,6 +94,7 @@ class Settings:
     junit: tuple[str, ...]
     isolate: Isolation
     jobs: int
+    downloads: Downloads
     lockfile: Path
     keep: int
     pass_host_env: bool
@@ -124,6 +128,7 @@ def command_line(namespace: argparse.Namespace) -> CommandLine:
         junit=tuple(namespace.stagebuild_junit),
         isolate=namespace.stagebuild_isolate,
         jobs=namespace.stagebuild_jobs,
+        downloads=namespace.stagebuild_downloads,
         lockfile=namespace.stagebuild_lockfile,
     )
 
@@ -174,6 +179,7 @@ def load_settings(
         junit=junit,
         isolate=isolate,
         jobs=typed.jobs or table.jobs or 1,
+        downloads=typed.downloads or table.downloads or "keep",
         lockfile=_lockfile(typed, table, source, invocation_dir),
         keep=_keep(typed, table),
         pass_host_env=table.pass_host_env,
@@ -375,6 +381,7 @@ def _repeated(typed: CommandLine) -> tuple[str, ...]:
         "timeout": None if typed.timeout is None else f"{typed.timeout!r}".removesuffix(".0"),
         "isolate": typed.isolate,
         "jobs": typed.jobs,
+        "downloads": typed.downloads,
         "lockfile": typed.lockfile,
     }
     several = {

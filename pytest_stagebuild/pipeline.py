@@ -332,7 +332,7 @@ class Pipeline:
             run = run_to_checkpoint(
                 self._work, stage, ground, components, log.write, lambda done: self._observer.step(stage.name, done)
             )
-        notes = self._after(stage, run)
+        notes = (*run.notes, *self._after(stage, run))
         if run.checkpoint is None or run.record is None or run.image is None:
             return attempt.failed(run, notes)
         self._store.add(run.checkpoint, run.record)

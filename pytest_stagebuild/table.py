@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pytest_stagebuild.errors import ConfigurationError
-from pytest_stagebuild.flags import Isolation
+from pytest_stagebuild.flags import Downloads, Isolation
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, InputsSetting, StageName
 from pytest_stagebuild.values import dataclass
 
@@ -34,6 +34,7 @@ TABLE_KEYS: Final = (
     "junit",
     "isolate",
     "jobs",
+    "downloads",
     "lockfile",
     "keep",
     "pass_host_env",
@@ -79,6 +80,7 @@ class Table:
     junit: tuple[str, ...] = ()
     isolate: Isolation | None = None
     jobs: int | None = None
+    downloads: Downloads | None = None
     lockfile: str | None = None
     keep: int | None = None
     pass_host_env: bool = True
@@ -147,6 +149,7 @@ def parse_table(value: object, *, file: str, prefix: str) -> Table:
         junit=section.texts("junit"),
         isolate=section.isolation("isolate"),
         jobs=section.count("jobs"),
+        downloads=section.downloads("downloads"),
         lockfile=section.text("lockfile"),
         keep=section.count("keep"),
         pass_host_env=section.flag("pass_host_env", default=True),
@@ -266,6 +269,14 @@ class _Section:
                 return value
         if value is not None:
             self.refuse_type(key, '"stage", "file" or "test"', value)
+        return None
+
+    def downloads(self, key: str) -> Downloads | None:
+        match value := self.values.get(key):
+            case "keep" | "fresh":
+                return value
+        if value is not None:
+            self.refuse_type(key, '"keep" or "fresh"', value)
         return None
 
     def flag(self, key: str, *, default: bool) -> bool:

@@ -321,7 +321,8 @@ def test_an_engine_that_fails_meanwhile_is_an_engine_error(destination: Path) ->
 def test_no_archive_takes_much_memory(tmp_path: Path, members: str) -> None:
     script = f"""
 import contextlib, pathlib, re, sys, tarfile
-from pytest_stagebuild.artifacts import EngineError, extract
+from pytest_stagebuild.artifacts import extract
+from pytest_stagebuild.errors import EngineError
 def member(name, kind, size):
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, size

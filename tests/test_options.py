@@ -73,6 +73,7 @@ class TestCommandLine:
             "--stagebuild-secret=S",
             "--stagebuild-artifact=out.xml",
             "--stagebuild-host-tests=tests/host",
+            "--stagebuild-downloads=fresh",
             "--stagebuild-lockfile=lock",
         ) == CommandLine(
             source=".",
@@ -90,6 +91,7 @@ class TestCommandLine:
             secrets=("S",),
             artifacts=("out.xml",),
             host_tests=("tests/host",),
+            downloads="fresh",
             lockfile="lock",
         )
 
@@ -125,6 +127,7 @@ class TestDefaults:
             junit=(),
             isolate="stage",
             jobs=1,
+            downloads="keep",
             lockfile=project.folder / ".stagebuild/stagebuild.lock",
             keep=10,
             pass_host_env=True,
@@ -204,6 +207,14 @@ class TestPrecedence:
         assert (project.settings().isolate, project.settings().jobs) == ("file", 3)
         typed = project.settings("--stagebuild-isolate=test", "--stagebuild-jobs=2")
         assert (typed.isolate, typed.jobs) == ("test", 2)
+
+    def test_whether_downloads_are_kept_goes_by_the_same_order_and_is_typed_again_to_resume(
+        self, project: Project
+    ) -> None:
+        project.table('downloads = "fresh"')
+        assert project.settings().downloads == "fresh"
+        typed = project.settings("--stagebuild-downloads=keep")
+        assert (typed.downloads, typed.given) == ("keep", ("--stagebuild-downloads=keep",))
 
     def test_lists_of_both_are_joined_and_named_once(self, project: Project) -> None:
         project.environ = {"ONE": "1111", "TWO": "2222"}
@@ -385,8 +396,8 @@ class TestRefusals:
         project.table('junit = ["r.xml"]')
         assert "give one of the two" in project.refusal("--stagebuild-isolate=file")
 
-    @pytest.mark.parametrize("typed", ["isolate=each", "jobs=0", "jobs=many"])
-    def test_what_is_no_way_to_part_tests(self, typed: str, pytester: pytest.Pytester) -> None:
+    @pytest.mark.parametrize("typed", ["isolate=each", "jobs=0", "jobs=many", "downloads=none"])
+    def test_what_is_no_choice(self, typed: str, pytester: pytest.Pytester) -> None:
         assert pytester.runpytest_inprocess(f"--stagebuild-{typed}").ret == pytest.ExitCode.USAGE_ERROR
 
     def test_a_lockfile_that_is_a_folder(self, project: Project) -> None:
@@ -444,6 +455,7 @@ def test_help_explains_every_option(pytester: pytest.Pytester) -> None:
             "*--stagebuild-secret=NAME",
             "*--stagebuild-artifact=PATH",
             "*--stagebuild-host-tests=PATH",
+            "*--stagebuild-downloads=*",
             "*--stagebuild-lockfile=FILE*",
         ]
     )

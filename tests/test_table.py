@@ -196,6 +196,7 @@ def test_at_the_top_of_stagebuild_toml_no_table_is_named() -> None:
         ("timeout", 10**400, "must be a positive number of seconds"),
         ("timeout", "60", "must be a positive number of seconds, not '60'"),
         ("isolate", "each", 'must be "stage", "file" or "test"'),
+        ("downloads", "none", 'must be "keep" or "fresh"'),
         ("jobs", 0, "must be a whole number from 1, not 0"),
         ("junit", "r.xml", "must be a list of strings"),
         ("keep", 0, "must be a whole number from 1, not 0"),
