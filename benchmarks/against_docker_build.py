@@ -278,8 +278,9 @@ def table(taken: Rounds, found: list[Ratio]) -> None:
                 values = [seconds(work, one) for one in runs]
                 own = [one.own for one in runs if one.own is not None]
                 part = f"  its own {statistics.median(own) * 1000:6.0f}" if own else ""
-                sizes = [f"{stage} {size / 1e6:.1f} MB" for stage, size in runs[-1].committed.items() if size]
-                part += f"  committed: {', '.join(sizes)}" if sizes else ""
+                for what, by_stage in (("sent", runs[-1].sent), ("committed", runs[-1].committed)):
+                    sizes = [f"{stage} {size / 1e6:.1f}" for stage, size in by_stage.items() if size]
+                    part += f"  {what} in MB: {', '.join(sizes)}" if sizes else ""
                 middle = statistics.median(values) * 1000
                 print(f"    {LABELS.get(peer, peer):<28}{middle:8.0f}  {spread(values):>13}{part}")
             if work == "floors" and BUBBLEWRAP.name not in by:

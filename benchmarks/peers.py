@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,14 +28,15 @@ OTHERS = ("created", "started", "command ended", "committed", "sandbox removed")
 class Taken:
     """What a run took, in seconds from the start of its first process: to the first test, and to its end.
 
-    ``steps`` are seconds too, in the order in which they came. ``stages`` are the seconds of each stage, ``committed``
-    the bytes of the checkpoints that it left.
+    ``steps`` are seconds too, in the order in which they came. ``stages`` are the seconds of each stage, ``sent``
+    the bytes of the source that went into its sandbox, ``committed`` those of the checkpoint that it left.
     """
 
     whole: float
     first: float | None = None
     steps: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
+    sent: Mapping[str, int] = field(default_factory=dict)
     committed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -156,7 +157,8 @@ class Plugin:
         ended = time.time()
         witness = json.loads(self._witness.read_text(encoding="utf-8"))
         output = (copy / ".stagebuild/logs/test.log").read_text(encoding="utf-8")
-        return taken(begun, output, witness.pop("done"), ended, witness["seconds"], witness["committed"])
+        found = taken(begun, output, witness["done"], ended)
+        return replace(found, stages=witness["seconds"], sent=witness["sent"], committed=witness["committed"])
 
 
 class InVenv:
@@ -202,8 +204,6 @@ def taken(
     output: str,
     done: Mapping[str, float],
     ended: float | None = None,
-    stages: Mapping[str, float] | None = None,
-    committed: Mapping[str, int] | None = None,
 ) -> Taken:
     """Of a run whose tests printed ``output``, and which had ended when this is called if not at ``ended``."""
     ended = ended or time.time()
@@ -212,7 +212,7 @@ def taken(
         sys.exit(f"no test told when it began:\n{output}")
     first = float(found[1])
     all_steps = steps(begun, {**done, "first test": first, "process ended": ended})
-    return Taken(ended - begun, first - begun, all_steps, stages or {}, committed or {})
+    return Taken(ended - begun, first - begun, all_steps)
 
 
 def succeed(

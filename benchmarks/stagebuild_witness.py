@@ -1,7 +1,8 @@
 """A pytest plugin that writes down when a run came to where, for the benchmarks: put in with ``-p stagebuild_witness``.
 
 Into the file that WITNESS names go, as JSON, ``done``: seconds since the epoch by the name of what was just done;
-``seconds`` and ``committed``: what each stage took, and the bytes of the checkpoint that it left.
+``seconds``, ``sent`` and ``committed``: what each stage took, the bytes of the source that went into its sandbox, and
+those of the checkpoint that it left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 done = {"python and pytest imported": time.time()}
 seconds = {}
 committed = {}
+sent = {}
 
 
 def pytest_configure():
@@ -47,6 +49,8 @@ def pytest_stagebuild_checkpoint(checkpoint):
 
 def pytest_stagebuild_stage_finish(result):
     seconds[result.stage] = result.duration
+    if result.sent:
+        sent[result.stage] = result.sent.size
     if result.stage != "test":
         done[f"{result.stage}: {result.outcome}"] = time.time()
 
@@ -61,4 +65,4 @@ def pytest_runtestloop():
 def pytest_unconfigure():
     done["summed up"] = time.time()
     with open(os.environ["WITNESS"], "w", encoding="utf-8") as file:
-        json.dump({"done": done, "seconds": seconds, "committed": committed}, file)
+        json.dump({"done": done, "seconds": seconds, "sent": sent, "committed": committed}, file)

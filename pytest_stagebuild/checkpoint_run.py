@@ -20,7 +20,7 @@ from pytest_stagebuild.engines.protocol import OutputSink
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, clear_run_folder, image_name, with_own_programs
 from pytest_stagebuild.inputs import Inputs, Matching, Whole
 from pytest_stagebuild.secrets import search
-from pytest_stagebuild.stage import CheckpointStage, Stage
+from pytest_stagebuild.stage import CheckpointStage, Sent, Stage
 from pytest_stagebuild.tar import archive_of
 from pytest_stagebuild.trace import PROBES, Watch, watch_files
 
@@ -61,7 +61,7 @@ def run_to_checkpoint(
             output=output,
         )
         step("command ended")
-        run = StageRun(ended, upload.sent, upload.surprises, sandbox.end_processes())
+        run = StageRun(ended, upload.sent, upload.surprises, Sent(upload.files, upload.size), sandbox.end_processes())
         step("processes ended")
         if downloads and not ended.timed_out:
             downloads.take(sandbox)

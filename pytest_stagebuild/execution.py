@@ -27,6 +27,7 @@ from pytest_stagebuild.secrets import Leak
 from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
+from pytest_stagebuild.stage import Sent
 from pytest_stagebuild.tar import archive_of, members_of, writable_file
 from pytest_stagebuild.values import dataclass
 
@@ -124,6 +125,7 @@ class StageRun:
     exit: CommandExit
     sent: Manifest
     surprises: tuple[str, ...] = ()
+    uploaded: Sent | None = None
     left_running: list[str] = field(default_factory=list)
     inputs: Inputs = field(default_factory=Whole)
     leak: Leak | None = None

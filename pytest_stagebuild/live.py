@@ -132,6 +132,9 @@ class LiveView:
             said += f", {result.failure.cause}" if result.failure else ""
             said += f", {result.checkpoint}" if result.checkpoint else ""
         self._line(said)
+        if self._detailed and result.sent:
+            kept = result.checkpoint.size if result.checkpoint else 0
+            self._line(f"{result.stage}: sent {result.sent}" + (f"; committed {kept / 1e6:.1f} MB" if kept else ""))
         if self._detailed and result.depends_on:
             self._line(f"{result.stage}: depends on {result.depends_on}")
 

@@ -340,7 +340,9 @@ class Pipeline:
         self._observer.checkpoint_made(run.checkpoint)
         self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
         return replace(
-            attempt.succeeded(checkpoint=run.checkpoint, notes=notes), dependence=partial(run.inputs.describe, run.sent)
+            attempt.succeeded(checkpoint=run.checkpoint, notes=notes),
+            sent=run.uploaded,
+            dependence=partial(run.inputs.describe, run.sent),
         )
 
     def _test(self, attempt: Attempt, ground: Ground) -> StageResult:
@@ -372,7 +374,7 @@ class Pipeline:
         notes = (*run.notes, *self._after(stage, run))
         if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
-        return attempt.tested(run, self._selection.typed, notes)
+        return replace(attempt.tested(run, self._selection.typed, notes), sent=run.uploaded)
 
     def _do_behind(self, remove: Callable[[], object]) -> None:
         def removing() -> None:

@@ -70,12 +70,24 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """How many files of the source were sent, and the bytes that they hold."""
+
+    files: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.files} file{'' if self.files == 1 else 's'}, {self.size / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True)
 class StageResult:
     """What became of a stage.
 
     ``duration`` is in seconds. ``reason`` says why it ran ("first run", "setup.py changed") or, for a skipped one,
     what it waited for. ``notes`` are for the user to read once ("left running and ended: sleep 100"). ``tests`` are
-    those that reported by themselves, None where none was heard of. ``dependence`` works out :attr:`depends_on`.
+    those that reported by themselves, None where none was heard of. ``sent`` is what
+    of the source went into the sandbox, None where nothing ran. ``dependence`` works out :attr:`depends_on`.
     """
 
     stage: StageName
@@ -88,6 +100,7 @@ class StageResult:
     log: Path | None = None
     notes: tuple[str, ...] = ()
     tests: TestCounts | None = None
+    sent: Sent | None = None
     dependence: Callable[[], str] = field(default=str, repr=False, compare=False)
 
     @property

@@ -17,7 +17,7 @@ from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import redacted
 from pytest_stagebuild.source import Upload
-from pytest_stagebuild.stage import Stage
+from pytest_stagebuild.stage import Sent, Stage
 from pytest_stagebuild.values import dataclass
 
 
@@ -88,7 +88,7 @@ def run_tests(
         step("command ended")
         for event in reports.rest():
             hear(event)
-        run = StageRun(ended, upload.sent, upload.surprises, tally=tally)
+        run = StageRun(ended, upload.sent, upload.surprises, Sent(upload.files, upload.size), tally=tally)
         run.notes = (reports.problem,) if reports.problem else ()
         if workplace.settings.junit:
             from pytest_stagebuild.results.junit_files import JUnitFiles

@@ -352,6 +352,15 @@ def test_v_lists_what_each_stage_depends_on_whether_it_runs_or_not(project):
     assert "depends on" not in project.stagebuild().output
 
 
+def test_v_tells_what_was_sent_to_a_stage_that_runs(project):
+    project.write({"large.bin": "x" * 2_500_000})
+    first, second = project.stagebuild("-v"), project.stagebuild("-v")
+    for stage, sent in (("install", "3 files, 2.5 MB"), ("build", "0 files, 0.0 MB"), ("test", "0 files, 0.0 MB")):
+        assert any(line.startswith(f"stagebuild {stage}: sent {sent}") for line in first.lines), first.output
+    assert sum("sent " in line for line in second.lines) == 1
+    assert " sent " not in project.stagebuild().output
+
+
 def test_a_plan_names_the_file_that_makes_a_stage_run(project):
     project.stagebuild()
     project.write({"module.txt": "changed"})
