@@ -133,8 +133,7 @@ class LiveView:
             said += f", {result.checkpoint}" if result.checkpoint else ""
         self._line(said)
         if self._detailed and result.sent:
-            kept = result.checkpoint.size if result.checkpoint else 0
-            self._line(f"{result.stage}: sent {result.sent}" + (f"; committed {kept / 1e6:.1f} MB" if kept else ""))
+            self._line(f"{result.stage}: sent {result.sent}")
         if self._detailed and result.depends_on:
             self._line(f"{result.stage}: depends on {result.depends_on}")
 

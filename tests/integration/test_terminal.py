@@ -178,17 +178,20 @@ def test_the_output_of_commands_is_shown_as_it_comes_with_v_and_with_s(project):
     assert whole(verbose, project).partition("collected 3 items")[2].strip() == expect("""
         stagebuild install: echo installing > installed.txt  (first run)
         stagebuild install: ran 0.0s, deps-installed 00000000
+        stagebuild install: sent 2 files, 0.0 MB
         stagebuild install: depends on 0 of 2 files; the names in ./
         pyproject.toml::install RAN                                                                  [ 33%]
         stagebuild build: cat installed.txt module.txt  (first run)
         installing
         code
         stagebuild build: ran 0.0s, build-complete 00000000
+        stagebuild build: sent 0 files, 0.0 MB
         stagebuild build: depends on 1 of 2 files: module.txt; the names in ./
         pyproject.toml::build RAN                                                                    [ 66%]
         stagebuild test: echo testing; test ! -e failing
         testing
         stagebuild test: ran 0.0s
+        stagebuild test: sent 0 files, 0.0 MB
         pyproject.toml::test RAN                                                                     [100%]
 
         stagebuild
