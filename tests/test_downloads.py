@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pytest_stagebuild.kept_archive import TooMuchError, keep, kept_members
 from pytest_stagebuild.stage import Stage
 
 BELOW = "/run/tool"
+UNITS = re.compile(r"archive-v0/[^/]+(?=/)|by-digest/[^/]+\Z")
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
@@ -46,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 def kept(path: Path, data: bytes, **how: object) -> dict[str, tarfile.TarInfo]:
     """The members that are kept of an archive of the folder ``cache``, by their names below that of the tool."""
-    given = {"below": BELOW, "owner": Owner(7, 8), "is_kept": lambda _: True, "what": "it", **how}
+    given = {"below": BELOW, "owner": Owner(7, 8), "is_kept": lambda _: True, "what": "it", "units": UNITS, **how}
     keep(pieces(data), path, **given)
     if not path.exists():
         return {}
