@@ -201,7 +201,7 @@ class _Onward:
     """The stream as the file that ``tarfile`` writes. Its own, of mode ``w|``, copies all of a piece at each write."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream = io.BufferedWriter(stream, _PIECE)  # type: ignore[type-var]
+        self._stream = io.BufferedWriter(stream, _PIECE)
         self._position = 0
         self.flush = self._stream.flush
 
