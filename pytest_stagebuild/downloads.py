@@ -5,7 +5,7 @@ it they are taken out again. No volume does it: those are folders of the engine'
 Only downloads are kept. What was built here, such as a wheel, depends on more than the cache of its tool knows.
 
 Of what never changes once it is downloaded, only what is new is taken out: the rest is removed first, in the sandbox,
-which costs a tenth, and stays as it was sent. So what a command did to it is not what a later run sees.
+and stays here as it was sent. So what a command did to it is not what a later run sees.
 """
 
 from __future__ import annotations
