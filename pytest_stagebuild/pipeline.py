@@ -145,13 +145,15 @@ class Pipeline:
         from pytest_stagebuild.image import Image  # a run without tests on the host makes none
 
         if name == "base":
-            return Image(self._work, self.base().ground, "base", None, self._derived.append)
-        result = self.result(name)
-        if result.outcome not in _SUCCEEDED:
-            raise StageFailed(self._first_failure(result))
-        ground = self._grounds[name]
-        parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
-        return Image(self._work, ground, name, parent, self._derived.append)
+            ground, parent = self.base().ground, None
+        else:
+            result = self.result(name)
+            if result.outcome not in _SUCCEEDED:
+                raise StageFailed(self._first_failure(result))
+            ground = self._grounds[name]
+            parent = result.checkpoint.parent if result.checkpoint else self.base().base.identity
+        # What a test reads of a sandbox may be broken off anywhere: whoever reads it removes it.
+        return Image(replace(self._work, behind=None), ground, name, parent, self._derived.append)
 
     def test(
         self, selection: Selection, *, tested_elsewhere: bool, colours: bool = False, width: int = 80
