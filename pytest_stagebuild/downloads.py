@@ -44,6 +44,8 @@ _CARGO_HAD: Final = f"{FOLDER}/cargo-had"
 _REMOVE_SENT: Final = f"{RUN_FOLDER}/remove-downloads.sh"
 _AT_ONCE: Final = 100
 """Names in one command, whose length systems limit."""
+_TOGETHER: Final = 4
+"""Commands that remove files at the same time: what takes time is to wait for the disk."""
 
 _BEFORE_CARGO: Final = (
     f'(home="${{CARGO_HOME:-$HOME/.cargo}}"; cd {FOLDER} && printf %s "$home" >cargo-home && '
@@ -253,10 +255,12 @@ class KeptDownloads:
             paths = [shlex.quote(f"{name}/{unit}") for unit in units]
             folders = [shlex.quote(f"{name}/{folder}") for folder in {*map(posixpath.dirname, units)}]
             for command, names in (("rm -rf", paths), ("rmdir -p", folders)):
-                lines += [
-                    f"{command} {' '.join(names[at : at + _AT_ONCE])} 2>/dev/null"
-                    for at in range(0, len(names), _AT_ONCE)
-                ]
+                size = min(_AT_ONCE, -(-len(names) // _TOGETHER))
+                for number, at in enumerate(range(0, len(names), size), start=1):
+                    lines.append(f"{command} {' '.join(names[at : at + size])} 2>/dev/null &")
+                    if number % _TOGETHER == 0:
+                        lines.append("wait")
+                lines.append("wait")
         return "\n".join(lines).encode("utf-8", "surrogateescape")
 
     def _take(self, tool: Tool, sandbox: Sandbox) -> None:
