@@ -3,6 +3,9 @@
 Before the command of a stage, files go into its sandbox with the source, and the tools are told where they lie; after
 it they are taken out again. No volume does it: those are folders of the engine's machine, which need not be this one.
 Only downloads are kept. What was built here, such as a wheel, depends on more than the cache of its tool knows.
+
+Of what never changes once it is downloaded, only what is new is taken out: the rest is removed first, in the sandbox,
+and stays here as it was sent. So what a command did to it is not what a later run sees.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from pytest_stagebuild.checkpoint import RUN_FOLDER
 from pytest_stagebuild.engines.protocol import ImageConfig, Owner, Sandbox
 from pytest_stagebuild.errors import StagebuildError
 from pytest_stagebuild.execution import Workplace
-from pytest_stagebuild.kept_archive import TooMuchError, folder_header, keep, kept_members
+from pytest_stagebuild.kept_archive import TooMuchError, folder_header, keep, kept_members, units_in
 from pytest_stagebuild.stage import Stage
 from pytest_stagebuild.state import cache_folder
-from pytest_stagebuild.tar import read_file
+from pytest_stagebuild.tar import members_of, read_file
 from pytest_stagebuild.values import dataclass
 
 FOLDER: Final = f"{RUN_FOLDER}/downloads"
@@ -37,6 +40,12 @@ _UNUSED_AFTER: Final = 30 * 86400.0
 
 _CARGO_HOME: Final = f"{FOLDER}/cargo-home"
 _CARGO_HAD: Final = f"{FOLDER}/cargo-had"
+
+_REMOVE_SENT: Final = f"{RUN_FOLDER}/remove-downloads.sh"
+_AT_ONCE: Final = 100
+"""Names in one command, whose length systems limit."""
+_TOGETHER: Final = 4
+"""Commands that remove files at the same time: what takes time is to wait for the disk."""
 
 _BEFORE_CARGO: Final = (
     f'(home="${{CARGO_HOME:-$HOME/.cargo}}"; cd {FOLDER} && printf %s "$home" >cargo-home && '
@@ -53,7 +62,8 @@ class Tool:
     """A tool, what of its cache is a download, and the ``variables`` that move it to the folder of that name.
 
     Where a command is given one of ``decided_by``, in lower case, its user has decided, and the tool is left alone.
-    ``words`` in a command, or one of ``files`` in the source, say that the tool is used.
+    ``words`` in a command, or one of ``files`` in the source, say that the tool is used. ``units`` begins the paths of
+    what never changes once it is there.
     """
 
     name: str
@@ -62,6 +72,7 @@ class Tool:
     files: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     decided_by: tuple[str, ...] = ()
+    units: re.Pattern[str] | None = None
 
     @property
     def folder(self) -> str:
@@ -90,6 +101,7 @@ _UV: Final = Tool(
     # By default what is installed is the same file as what is cached: who changed the one would change the other.
     variables={"UV_CACHE_DIR": f"{FOLDER}/uv", "UV_LINK_MODE": "copy"},
     decided_by=("uv_cache_dir", "uv_no_cache", "uv_link_mode"),
+    units=re.compile(r"archive-v\d+/[^/]+(?=/)"),  # a wheel unpacked, under a name by chance
 )
 _NPM: Final = Tool(
     "npm",
@@ -98,6 +110,7 @@ _NPM: Final = Tool(
     files=("package.json",),
     variables={"npm_config_cache": f"{FOLDER}/npm"},
     decided_by=("npm_config_cache",),
+    units=re.compile(r"_cacache/content-v2/[^/]+/[^/]+/[^/]+/[^/]+\Z"),  # a file under the digest of its content
 )
 _CARGO: Final = Tool(
     "cargo",
@@ -137,6 +150,8 @@ class KeptDownloads:
         self._wanted = [tool for tool in self._tools if is_wanted(tool, stage.command, files)]
         self._owner = Owner(0, 0)
         self._crates_sent = False
+        self._sent: dict[str, list[str]] = {}
+        """The units of each tool, by their paths below its folder."""
 
     @classmethod
     def of(cls, workplace: Workplace, stage: Stage, image: ImageConfig) -> KeptDownloads | None:
@@ -173,9 +188,15 @@ class KeptDownloads:
             for piece in self._kept_of(tool):
                 self._crates_sent |= tool is _CARGO
                 yield piece
+        if any(self._sent.values()):
+            yield members_of({_REMOVE_SENT: self._removal()})
 
     def take(self, sandbox: Sandbox) -> None:
         """Keep what is in the sandbox now that its command has ended."""
+        if any(self._sent.values()):
+            # As the user of the command, who could put a link to anything here. What it does not remove comes out.
+            with contextlib.suppress(StagebuildError):
+                sandbox.run(f"/bin/sh {_REMOVE_SENT}", cwd="/", env={}, timeout=120, output=lambda *_: None)
         for tool in self._tools:
             if tool is _CARGO and tool not in self._wanted:
                 continue
@@ -217,6 +238,7 @@ class KeptDownloads:
         path = self._path(tool)
         try:
             yield from kept_members(path)
+            self._sent[tool.name] = units_in(path)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -225,6 +247,21 @@ class KeptDownloads:
             self.notes.append(f"what {tool.name} downloaded before was damaged and is downloaded anew")
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    def _removal(self) -> bytes:
+        """A shell script that removes what was sent, as far as it is not needed to tell what is new."""
+        lines = [f"cd {FOLDER} || exit"]
+        for name, units in self._sent.items():
+            paths = [shlex.quote(f"{name}/{unit}") for unit in units]
+            folders = [shlex.quote(f"{name}/{folder}") for folder in {*map(posixpath.dirname, units)}]
+            for command, names in (("rm -rf", paths), ("rmdir -p", folders)):
+                size = min(_AT_ONCE, -(-len(names) // _TOGETHER))
+                for number, at in enumerate(range(0, len(names), size), start=1):
+                    lines.append(f"{command} {' '.join(names[at : at + size])} 2>/dev/null &")
+                    if number % _TOGETHER == 0:
+                        lines.append("wait")
+                lines.append("wait")
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
 
     def _take(self, tool: Tool, sandbox: Sandbox) -> None:
         place, already = tool.folder, frozenset[str]()
@@ -239,6 +276,8 @@ class KeptDownloads:
                 owner=self._owner,
                 is_kept=lambda path: tool.kept.fullmatch(path) is not None and path not in already,
                 what=f"the downloads of {tool.name}",
+                units=tool.units,
+                onto=tool.name in self._sent,
             )
         except TooMuchError:
             self._path(tool).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from pytest_stagebuild.downloads import TOOLS, is_wanted, tools_of
 from pytest_stagebuild.engines.protocol import ImageConfig, Owner
 from pytest_stagebuild.errors import EngineError
-from pytest_stagebuild.kept_archive import TooMuchError, keep, kept_members
+from pytest_stagebuild.kept_archive import TooMuchError, keep, kept_members, units_in
 from pytest_stagebuild.stage import Stage
 
 BELOW = "/run/tool"
+UNITS = re.compile(r"archive-v0/[^/]+(?=/)|by-digest/[^/]+\Z")
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
@@ -46,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 def kept(path: Path, data: bytes, **how: object) -> dict[str, tarfile.TarInfo]:
     """The members that are kept of an archive of the folder ``cache``, by their names below that of the tool."""
-    given = {"below": BELOW, "owner": Owner(7, 8), "is_kept": lambda _: True, "what": "it", **how}
+    given = {"below": BELOW, "owner": Owner(7, 8), "is_kept": lambda _: True, "what": "it", "units": UNITS, **how}
     keep(pieces(data), path, **given)
     if not path.exists():
         return {}
@@ -117,17 +119,97 @@ def test_of_an_unpacked_wheel_nothing_is_kept_where_not_all_is(path):
     ]
 
 
+LINK = member("cache/wheels/one", tarfile.SYMTYPE, link="../archive-v0/one")
+"""What leads to a wheel unpacked, and stays in the sandbox when that is removed."""
+
+
+def test_units_that_were_sent_are_kept_without_coming_out_again(path):
+    kept(path, archive("cache/archive-v0/one/a", "cache/by-digest/b", LINK, "cache/c"))
+    found = kept(path, archive(LINK, "cache/archive-v0/two/a", "cache/d"), onto=True)
+    files = {name for name, one in found.items() if not one.isdir()}
+    assert files == {"wheels/one", "d", "archive-v0/one/a", "by-digest/b"}
+    assert {one.uid for one in found.values()} == {7}
+    # And so for ever.
+    assert {*kept(path, archive(LINK), onto=True)} == {*found} - {"d"}
+
+
+def test_every_folder_stands_before_what_is_in_it(path):
+    kept(path, archive("cache/archive-v0/one/a/b", "cache/by-digest/c", LINK))
+    names = [*kept(path, archive(LINK), onto=True)]
+    assert all(names.index(name.rpartition("/")[0]) < names.index(name) for name in names if name)
+
+
+def test_units_are_told_by_their_names(path):
+    kept(path, archive("cache/archive-v0/one/a", "cache/archive-v0/one/b", LINK, "cache/by-digest/b", "cache/c"))
+    assert units_in(path) == ["archive-v0/one", "by-digest/b"]
+
+
+def test_a_wheel_goes_with_the_last_link_to_it(path):
+    kept(path, archive("cache/archive-v0/one/a", LINK))
+    assert [*kept(path, archive("cache/b"), onto=True)] == ["", "b"]
+
+
+def test_a_link_goes_with_the_wheel_that_it_led_to(path):
+    assert [*kept(path, archive(LINK, "cache/b"))] == ["", "wheels", "b"]
+
+
+def test_of_a_unit_the_first_is_kept_whatever_has_become_of_it(path):
+    kept(path, archive("cache/archive-v0/one/a", "cache/by-digest/b", LINK))
+    before = {*kept(path, archive(LINK), onto=True)}
+    changed = member("cache/by-digest/b", mode=0o755), member("cache/archive-v0/one/a", tarfile.FIFOTYPE)
+    found = kept(path, archive(LINK, *changed, "cache/archive-v0/one/more"), onto=True)
+    assert {*found} == before
+    assert found["by-digest/b"].mode == 0o644
+
+
+def test_a_link_in_the_place_of_a_folder_of_units_takes_them_nowhere(path):
+    kept(path, archive("cache/by-digest/b", "cache/archive-v0/one/a", LINK))
+    instead = member("cache/by-digest", tarfile.SYMTYPE, link="archive-v0/one")
+    assert not any(name.startswith("by-digest/") for name in kept(path, archive(LINK, instead), onto=True))
+
+
+def test_what_was_not_sent_is_not_kept_again(path):
+    kept(path, archive("cache/by-digest/b"))
+    assert [*kept(path, archive("cache/c"))] == ["", "c"]
+
+
+def test_units_count_where_there_is_too_much(path):
+    kept(path, archive(*(f"cache/by-digest/{number}" for number in range(20))), limit=35_000)
+    with pytest.raises(TooMuchError):
+        kept(path, archive(*(f"cache/by-digest/{number}" for number in range(20, 40))), onto=True, limit=35_000)
+
+
+def test_damage_to_a_unit_is_found_after_it_was_kept_again(path):
+    kept(path, archive("cache/by-digest/b"))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"cache/by-digest/b")] ^= 1
+    path.write_bytes(content)
+    keep(
+        pieces(archive("cache/c")),
+        path,
+        below=BELOW,
+        owner=Owner(7, 8),
+        is_kept=bool,
+        what="it",
+        units=UNITS,
+        onto=True,
+    )
+    with pytest.raises(ValueError, match="is damaged"):
+        next(kept_members(path))
+
+
 def test_where_there_is_nothing_to_keep_what_was_kept_stays(path):
     kept(path, archive("cache/a"))
     assert "a" in kept(path, archive(member("cache", tarfile.DIRTYPE)))
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "longer", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "longer", "zeros", "empty"])
 def test_a_damaged_file_gives_no_member(path, damage):
     kept(path, archive("cache/a"))
     content = path.read_bytes()
     changed = bytes([content[0] ^ 1]) + content[1:]
-    path.write_bytes({"cut": content[:-512], "changed": changed, "longer": content + bytes(512), "empty": b""}[damage])
+    other = {"cut": content[:-512], "changed": changed, "longer": content + bytes(512), "zeros": bytes(len(content))}
+    path.write_bytes(other.get(damage, b""))
     with pytest.raises(ValueError, match="is damaged"):
         next(kept_members(path))
 

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import platform
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -102,6 +103,44 @@ def brought(local: LocalEngine) -> Iterator[Callable[[Path], StoredImage]]:
     yield bring
     for image in images:
         local.remove_image(image.id)
+
+
+def test_what_is_put_in_takes_the_place_of_what_is_there(local: LocalEngine, local_base: StoredImage) -> None:
+    before = "mkdir -p folder/deep empty; echo old | tee folder/deep/x target >file; ln -s target link; ln -s empty way"
+    archive = tar_of({"src/folder": b"1", "src/file/": b"", "src/file/in": b"2", "src/link": b"3", "src/way/": b""})
+    with local.sandbox(local_base, labels={}, network=False, life=60) as sandbox:
+        sandbox.put([tar_of({"src/": b""})])
+        sandbox.start()
+        assert run(sandbox, before).code == 0
+        sandbox.put([archive])
+        assert run(sandbox, "cat folder file/in link target").stdout == b"123old\n"
+        assert run(sandbox, "test -d way && test ! -L way").code == 0
+
+
+def test_a_sparse_file_arrives_whole_and_so_does_what_follows(
+    local: LocalEngine, local_base: StoredImage, tmp_path: Path
+) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.write(b"begin")
+        file.seek(3 << 20)
+        file.write(b"end")
+    (tmp_path / "next").write_text("next")
+    command = ["tar", "-c", "--sparse", "--format=gnu", "-C", tmp_path, "sparse", "next"]
+    archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    assert len(archive) < 100_000
+    with local.sandbox(local_base, labels={}, network=False, life=60) as sandbox:
+        sandbox.put([archive])
+        assert members_of(sandbox.get("/sparse"))["sparse"][1] == (tmp_path / "sparse").read_bytes()
+        assert members_of(sandbox.get("/next"))["next"][1] == b"next"
+
+
+def test_half_a_file_is_an_error(local: LocalEngine, local_base: StoredImage) -> None:
+    archive = tar_of({"src/file": bytes(5000)})
+    with (
+        local.sandbox(local_base, labels={}, network=False, life=60) as sandbox,
+        pytest.raises(EngineError, match="unexpected end of data"),
+    ):
+        sandbox.put([archive[:3000]])
 
 
 def says(engine: LocalEngine, image: StoredImage, command: str) -> str:

@@ -194,7 +194,11 @@ class TestOnTheLocalEngine:
         shutil.copy2(Path(sys.executable).parent / "uv", pip_project.root)
         made = 'import made, first, os; assert made.made == os.environ["MADE"], made.made'
         asked: dict[str, set[str]] = {}
-        for packages, value in (("first made", "once"), ("first second made", "twice")):
+        for packages, value in (
+            ("first made", "once"),
+            ("first second made", "twice"),
+            ("first second third made", "thrice"),
+        ):
             run = pip_project.stagebuild(
                 f"--stagebuild-install-cmd=./uv venv own && VIRTUAL_ENV=/src/own ./uv pip install {packages}",
                 f"--stagebuild-env=MADE={value}",
@@ -203,13 +207,17 @@ class TestOnTheLocalEngine:
             assert run.outcomes() == {"install": "ran", "build": "ran", "test": "ran"}, run.output
             asked[value] = {*index.fetched(".whl")}  # each of them twice: uv first looks into it
             index.asked.clear()
-        assert asked == {"once": {"first-1-py3-none-any.whl"}, "twice": {"second-1-py3-none-any.whl"}}
+        assert asked == {
+            "once": {"first-1-py3-none-any.whl"},
+            "twice": {"second-1-py3-none-any.whl"},
+            "thrice": {"third-1-py3-none-any.whl"},
+        }
 
     def test_what_npm_had_is_not_downloaded_again(self, new_project, index):
-        for name in ("first", "second"):
+        for name in ("first", "second", "third"):
             index.add_npm_package(name)
         project = pip_settings(new_project(build_cmd="true", test_cmd="node -e 'require(\"first\")'"), index)
-        for packages in ("first", "first second"):
+        for packages in ("first", "first second", "first second third"):
             run = project.stagebuild(f"--stagebuild-install-cmd=npm install {packages}")
             assert run.outcomes()["test"] == "ran", run.output
-        assert index.fetched(".tgz") == ["first-1.0.0.tgz", "second-1.0.0.tgz"]
+        assert index.fetched(".tgz") == ["first-1.0.0.tgz", "second-1.0.0.tgz", "third-1.0.0.tgz"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import stat
 import tarfile
@@ -13,11 +15,12 @@ from .root import step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import IO, BinaryIO
 
 _PIECE = 1 << 20
 
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _MOUNTED = ("/dev/", "/proc/")
@@ -36,7 +39,8 @@ def extract(stream: BinaryIO, *, layer: bool) -> None:
     """
     folders: list[tuple[str, int]] = []
     new: set[str] = set()
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, errorlevel=2) as archive:
+    source = _Forward(stream)
+    with tarfile.TarFile(fileobj=source, errorlevel=2) as archive:  # type: ignore[arg-type]
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]
             path = os.path.normpath("/" + member.name.strip("/"))
@@ -45,36 +49,76 @@ def extract(stream: BinaryIO, *, layer: bool) -> None:
             if layer and os.path.basename(path).startswith(_WHITEOUT):
                 _white_out(path, new)
                 continue
-            new.add(path)
-            _make_way(path, member)
-            if _make(path, archive, member) and member.isdir():
+            if layer:
+                new.add(path)
+            if member.isreg():
+                content = archive.extractfile(member) if member.issparse() else source
+                _write(path, member, content)  # type: ignore[arg-type]
+            elif member.isdir():
+                _make_folder(path, member)
                 folders.append((path, int(member.mtime)))
+            else:
+                _make_way(path, member)
+                _make(path, member)
     for path, mtime in reversed(folders):
         os.utime(path, (mtime, mtime))
-    # To the end, so that whoever sends is not told of a broken pipe.
-    while stream.read(_PIECE):
-        pass
+    source.drain()
 
 
-def _make(path: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
-    """Make what a member says, and give it its owner, mode and time; False for what has or gets none of its own."""
+class _Forward:
+    """The stream as the file that ``tarfile`` reads. Its own, of mode ``r|``, copies the rest of a piece at each read.
+
+    The content of a member begins where its header was read to, unless it is sparse.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = io.BufferedReader(stream, _PIECE)  # type: ignore[type-var]
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.ReadError("a member has a negative size")
+        while (left := position - self._position) and self.read(min(left, _PIECE)):
+            pass
+
+    def drain(self) -> None:
+        """Read to the end, so that whoever sends is not told of a broken pipe."""
+        while self._stream.read(_PIECE):
+            pass
+
+
+def _make(path: str, member: tarfile.TarInfo) -> None:
+    """Make a link or FIFO, and give it its owner, mode and time; never a device, which the machine's own root makes."""
     if member.islnk():
         os.link(os.path.normpath("/" + member.linkname.lstrip("/")), path, follow_symlinks=False)
-        return False
+        return
     if member.issym():
         os.symlink(member.linkname, path)
     elif member.isfifo():
         os.mkfifo(path)
-    elif member.isreg():
-        _write(path, archive, member)
-    elif not member.isdir():
-        return False  # a device, which only the machine's own root can make
+    else:
+        return
     _own(path, member)
     if not member.issym():
         os.chmod(path, member.mode & 0o7777)
-    if not member.isdir():
-        os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
-    return True
+    os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+
+
+def _make_folder(path: str, member: tarfile.TarInfo) -> None:
+    try:
+        os.mkdir(path)
+    except OSError:
+        _make_way(path, member)
+    _own(path, member)
+    os.chmod(path, member.mode & 0o7777)
 
 
 def _white_out(path: str, new: set[str]) -> None:
@@ -118,30 +162,69 @@ def _remove(folder: str) -> None:
     os.rmdir(folder)
 
 
-def _write(path: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    content = archive.extractfile(member)
-    if content is None:
-        raise tarfile.ReadError(f"{member.name} has no content")
-    with open(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb", 0
-    ) as file:
-        while piece := content.read(_PIECE):
-            file.write(piece)
-
-
-def _own(path: str, member: tarfile.TarInfo) -> None:
+def _write(path: str, member: tarfile.TarInfo, content: IO[bytes]) -> None:
+    """Make a file. Most have no other in their way, and a folder to be in: that is found out in making them."""
     try:
-        os.chown(path, member.uid, member.gid, follow_symlinks=False)
+        file = os.open(path, _NEW_FILE, 0o600)
+    except OSError:
+        _make_way(path, member)
+        file = os.open(path, _NEW_FILE, 0o600)
+    try:
+        left = member.size
+        while left > 0:
+            piece = content.read(min(left, _PIECE))
+            if not piece:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= len(piece)
+            while piece:
+                piece = piece[os.write(file, piece) :]
+        _own(file, member)
+        os.chmod(file, member.mode & 0o7777)
+        os.utime(file, (member.mtime, member.mtime))
+    finally:
+        os.close(file)
+
+
+def _own(there: str | int, member: tarfile.TarInfo) -> None:
+    try:
+        if isinstance(there, int):
+            os.chown(there, member.uid, member.gid)
+        else:
+            os.chown(there, member.uid, member.gid, follow_symlinks=False)
     except OSError as error:
         # Where only one user is mapped, everything is that user's.
         if error.errno != errno.EINVAL:
             raise
 
 
+class _Onward:
+    """The stream as the file that ``tarfile`` writes. Its own, of mode ``w|``, copies all of a piece at each write."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = io.BufferedWriter(stream, _PIECE)
+        self._position = 0
+        self.flush = self._stream.flush
+
+    def write(self, data: bytes) -> None:
+        self._position += len(data)
+        self._stream.write(data)
+
+    def tell(self) -> int:
+        return self._position
+
+
+@contextlib.contextmanager
+def _writing(stream: BinaryIO) -> Iterator[tarfile.TarFile]:
+    out = _Onward(stream)
+    with tarfile.TarFile(mode="w", fileobj=out, format=tarfile.PAX_FORMAT) as tar:  # type: ignore[arg-type]
+        yield tar
+    out.flush()
+
+
 def archive(path: str, stream: BinaryIO) -> None:
     """A tar of ``path``, with its last component at the top."""
     top = path.rstrip("/").rpartition("/")[2]
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+    with _writing(stream) as tar:
         tar.add(path, arcname=top or "/")
 
 
@@ -153,7 +236,7 @@ def whole(stream: BinaryIO) -> None:
     def mounted_left_out(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return member if os.lstat(member.name).st_dev == own else None
 
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+    with _writing(stream) as tar:
         tar.add(".", filter=mounted_left_out)
 
 
@@ -162,7 +245,7 @@ def changes(upper: int, lowers: list[int], stream: BinaryIO) -> None:
 
     A folder stands in it only where it is new: https://www.kernel.org/doc/html/latest/filesystems/overlayfs.html.
     """
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+    with _writing(stream) as tar:
         for path, there, place in _below(upper):
             if stat.S_ISCHR(there.st_mode) and there.st_rdev == 0:
                 continue  # says that a file of a lower layer is gone
