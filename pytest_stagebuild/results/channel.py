@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Final
@@ -22,6 +23,9 @@ _MOST: Final = 1 << 30
 
 _PIECE: Final = 1 << 20
 
+_FIRST_LOOK: Final = 0.3
+"""Seconds after which reading along begins. On Docker to start a program takes a tenth of one from what starts too."""
+
 
 class Reports:
     """What is told in a sandbox, from the moment this is made.
@@ -36,12 +40,15 @@ class Reports:
         self._redact = redact
         self._read = 0
         self._live = True
+        self._made = time.monotonic()
         self._beside: Beside | None = None
 
     def so_far(self) -> Iterator[Event]:
         """What has been told since the last time, without waiting."""
         if self._beside is None:
-            # Not before the command has begun, which waits for nothing of ours, and may be over already.
+            # Not while the command begins, which waits for nothing of ours, and may be over before there is much.
+            if time.monotonic() - self._made < _FIRST_LOOK:
+                return
             program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
             self._beside = self._sandbox.run_beside(program, [REPORTS])
         while self._live and self._read < _MOST and (line := self._beside.line(0)) is not None:
