@@ -11,9 +11,10 @@ import json
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
+
+from subjects import from_pypi
 
 PROJECTS = (
     ("itsdangerous==2.2.0", "flit", "python -m build"),
@@ -33,7 +34,7 @@ def main() -> None:
         if sys.argv[1:] and not requirement.startswith(tuple(sys.argv[1:])):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            root = unpacked(requirement, Path(folder))
+            root = from_pypi(requirement, Path(folder))
             first = run(root, build)
             used = {stage: int(count) for stage, count, _ in DEPENDS.findall(first)}
             sent = DEPENDS.findall(first)[0][2]
@@ -44,25 +45,6 @@ def main() -> None:
             ]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             run(root, build, "--stagebuild-prune=0")
-
-
-def unpacked(requirement: str, folder: Path) -> Path:
-    download = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        f"--no-binary={requirement.partition('==')[0]}",
-    ]
-    subprocess.run([*download, "-d", str(folder), requirement], check=True, stderr=subprocess.DEVNULL)
-    [archive] = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    archive.unlink()
-    [root] = folder.iterdir()
-    return root
 
 
 def run(root: Path, build: str, *more: str) -> str:
