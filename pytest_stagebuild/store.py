@@ -196,8 +196,9 @@ class CheckpointStore:
         """How many checkpoints of this source there are, and their bytes beyond their parents'."""
         known = self._lockfile.read().under(self._engine.identity)
         sizes = {one.image: one.size for one in known}
-        if not all(sizes.values()):  # an engine may not have counted the bytes yet when a checkpoint was made
-            images = self._engine.images_with({LABEL + "project": self._project})
+        # An engine may not have counted the bytes yet when a checkpoint was made.
+        for project in {one.project for one in known if not one.size}:
+            images = self._engine.images_with({LABEL + "project": project})
             sizes |= {image.id: image.own_size for image in images if not sizes.get(image.id, 1)}
         return len(known), sum(sizes.values())
 
