@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
@@ -18,6 +19,11 @@ _PATIENCE: Final = 5.0
 """Seconds after which a signal is no longer held back: whoever sends another one by then means it."""
 
 _LOOK_AROUND: Final = 0.5
+
+_BETWEEN_LINES: Final = 0.01
+"""Seconds after which a signal is sent again that came at an instruction without a line."""
+
+_MOST_PUT_OFF: Final = 50
 
 _INTERRUPTED: Final = 2
 """https://docs.pytest.org/en/stable/reference/exit-codes.html"""
@@ -98,6 +104,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._before: dict[int, _Handler] = {}
         self._raised: float | None = None
+        self._put_off = 0
         self._winding_up = False
 
     def catch(self, *, ctrl_c: bool) -> None:
@@ -127,6 +134,23 @@ class Interrupts:
                 sys.stdout.flush()
             os._exit(_INTERRUPTED)
         now = time.monotonic()
-        if self._raised is None or now - self._raised > _PATIENCE:
-            self._raised = now
-            raise KeyboardInterrupt(signal.Signals(number).name)
+        if self._raised is not None and now - self._raised <= _PATIENCE:
+            return
+        if frame is not None and frame.f_lineno is None and self._put_off < _MOST_PUT_OFF:
+            # The compiler's own jumps may have no line. A traceback from there has none either, over which pytest
+            # stumbles (`TracebackEntry.lineno` in
+            # https://github.com/pytest-dev/pytest/blob/9.0.0/src/_pytest/_code/code.py), with an internal error.
+            self._put_off += 1
+            # `threading.Thread` would take locks, which the interrupted frame might hold.
+            start_new_thread(_send_again, (number, threading.get_ident()))
+            return
+        self._raised, self._put_off = now, 0
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _send_again(number: int, thread: int) -> None:
+    time.sleep(_BETWEEN_LINES)
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(thread, number)

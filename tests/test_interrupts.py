@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
+import types
 
 import pytest
 
@@ -111,6 +114,50 @@ def test_a_signal_is_raised_again_for_who_has_waited(interrupts_caught, monkeypa
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def spin(until):
+    """Does nothing but instructions, for as long as it is told to."""
+    while time.monotonic() < until:
+        pass
+
+
+def without_lines(function):
+    """Line numbers of its instructions: none, by a table of the format that the running Python has."""
+    code = function.__code__
+    size = len(code.co_code)
+    if sys.version_info >= (3, 11):
+        units = size // 2
+        table = b"".join(bytes([0x80 | 15 << 3 | min(8, units - at) - 1]) for at in range(0, units, 8))
+    else:
+        table = b"".join(bytes([min(254, size - at), 0x80]) for at in range(0, size, 254))
+    return types.FunctionType(code.replace(co_linetable=table), globals())
+
+
+def test_a_function_without_lines_has_none():
+    assert {line for *_, line in without_lines(spin).__code__.co_lines()} == {None}
+
+
+@pytest.mark.parametrize("most", [50, 3], ids=["in the next line", "when it was put off often enough"])
+def test_a_signal_between_two_lines_is_raised_where_a_traceback_can_be_shown(interrupts_caught, monkeypatch, most):
+    """pytest fails with an internal error on a traceback without a line."""
+    monkeypatch.setattr(interrupts, "_MOST_PUT_OFF", most)
+    between_lines = without_lines(spin)
+    sent = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    sent.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as caught:  # noqa: PT012
+        between_lines(started + 0.2)
+        spin(started + 30)
+    assert time.monotonic() - started < 10
+    lines = [entry.tb_lineno for entry in tracebacks(caught.tb)]
+    assert any(line is None or line < 0 for line in lines) == (most == 3), lines
+
+
+def tracebacks(top):
+    while top is not None:
+        yield top
+        top = top.tb_next
 
 
 def test_a_signal_ends_the_process_at_once_when_the_run_is_wound_up(interrupts_caught, monkeypatch, capsys):
