@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal
 from urllib.parse import quote, quote_plus
 
@@ -72,11 +72,20 @@ class Redactor:
         return found
 
 
-def redacted(text: str, values: Iterable[str | bytes]) -> str:
-    """A whole text without these values."""
-    redactor = Redactor(values)
-    data = text.encode("utf-8", "surrogateescape")
-    return (redactor.feed(data) + redactor.flush()).decode("utf-8", "surrogateescape")
+def redaction(values: Iterable[str | bytes]) -> Callable[[str], str]:
+    """What gives a whole text without these values."""
+    sought = [encoded for encoded in map(_encoded, values) if encoded]
+    if not sought:
+        return str
+
+    def redact(text: str) -> str:
+        data = text.encode("utf-8", "surrogateescape")
+        if not any(value in data for value in sought):
+            return text
+        redactor = Redactor(sought)
+        return (redactor.feed(data) + redactor.flush()).decode("utf-8", "surrogateescape")
+
+    return redact
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 
 from pytest_stagebuild.ahead import Ahead
@@ -15,7 +14,7 @@ from pytest_stagebuild.results.channel import REPORTS, Reports
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
-from pytest_stagebuild.secrets import redacted
+from pytest_stagebuild.secrets import redaction
 from pytest_stagebuild.source import Upload
 from pytest_stagebuild.stage import Sent, Stage
 from pytest_stagebuild.values import dataclass
@@ -63,7 +62,7 @@ def run_tests(
     workplace, stage, ground, told = suite.workplace, suite.stage, suite.ground, suite.told
     inside = {**dict(variable.partition("=")[::2] for variable in ground.image.config.env), **stage.env}
     tally = Tally()
-    redact = partial(redacted, values=workplace.redactions)
+    redact = redaction(workplace.redactions)
 
     def hear(event: Event) -> None:
         tally.take(event)

@@ -240,8 +240,10 @@ class _Told:
     def plain(self, value: object) -> str:
         if not isinstance(value, str):
             raise ValueError(f"{value!r:.40} is no text")
-        # What cannot be encoded cannot be shown either, nor written into a report.
-        return self._redact(value.encode("utf-8", "backslashreplace").decode())
+        if not value.isascii():
+            # What cannot be encoded cannot be shown either, nor written into a report.
+            value = value.encode("utf-8", "backslashreplace").decode()
+        return self._redact(value)
 
     def text(self, name: str) -> str:
         return self.plain(self.value.get(name))
@@ -264,12 +266,17 @@ class _Told:
         return self.plain(path), None if line is None else _int(line), self.plain(domain)
 
 
+_PLAIN: Final = {"when", "outcome", "times"}
+
+
 def _phase(told: _Told) -> Phase:
     value = told.value
     when = value.get("when")
     # A worker of pytest-xdist that died is told of as "???".
     phase = when if when in ("setup", "teardown", "collect") else "call"
     duration, start, stop = (_seconds(one) for one in _list(value.get("times", [0, 0, 0]), 3))
+    if value.keys() == _PLAIN:  # as most are
+        return Phase(cast("Literal['setup', 'call', 'teardown']", phase), told.text("outcome"), duration, start, stop)
     return Phase(
         when=cast("Literal['setup', 'call', 'teardown', 'collect']", phase),
         outcome=told.text("outcome"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ class Paths:
     source: Path
     rootpath: Path
     invocation_dir: Path
+    _known: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+    """The files of ids, which all tests of a file have in common."""
 
     def nodeid(self, identifier: str, root: str) -> str:
         """The id out here of a test whose id is relative to ``root`` inside.
@@ -36,9 +39,12 @@ class Paths:
         Of one that lies outside the source, the id has its whole path inside.
         """
         path, separator, rest = identifier.partition("::")
-        inside = posixpath.normpath(posixpath.join(root, path))
-        found = self._here(inside)
-        return (_relative(found, self.rootpath) if found else inside) + separator + rest
+        known = self._known.get((root, path))
+        if known is None:
+            inside = posixpath.normpath(posixpath.join(root, path))
+            found = self._here(inside)
+            known = self._known[root, path] = _relative(found, self.rootpath) if found else inside
+        return known + separator + rest
 
     def location(self, location: Location, root: str) -> Location:
         path, line, domain = location
