@@ -120,9 +120,11 @@ class Project:
         try:
             output, _ = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)
-            process.communicate()
-            raise
+            # Where each of its threads is: pytest has a faulthandler, and so have the workers of pytest-xdist.
+            alone = os.getpgid(process.pid) != process.pid
+            (os.kill if alone else os.killpg)(process.pid, signal.SIGABRT)
+            output, _ = process.communicate()
+            raise AssertionError(f"it did not end within {LONGEST:.0f} s:\n{output}") from None
         assert "Traceback (most recent call last)" not in output, output
         assert "INTERNALERROR" not in output, output
         return Run(process.returncode, output)

@@ -261,8 +261,8 @@ def test_ctrl_c_reaches_every_worker_of_xdist(new_project):
     left = project.ground.going_on(process.pid)
     assert left()
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, output
+    run = project.wait(process)
+    assert run.code == 2, run.output
     wait_for(lambda: not left(), 5)
 
 
