@@ -212,7 +212,7 @@ def _wound_up(project: Project) -> list[str]:
         if process.poll() is None:
             process.kill()
         if process.stdout and not process.stdout.closed:
-            process.communicate()
+            print(process.communicate()[0])  # nobody has read it: a test that failed shows it so
     if any(process.returncode == -signal.SIGKILL for process in project.processes):
         project.ground.sweep()
     deadline = time.monotonic() + 10
