@@ -39,6 +39,12 @@ class Connection:
     version: Mapping[str, Any]
     dialect: Dialect
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is written to the socket of a response arrives as it is: not through TLS or ssh."""
+        # The SDK's names for where it connects: https://github.com/docker/docker-py/blob/7.2.0/docker/api/client.py.
+        return str(self.patient.base_url).startswith(("http://", "http+docker://localhost"))
+
     def stream(self, path: str, body: object) -> Response:
         """POST ``body`` and give the response with its body unread, which never times out.
 

@@ -32,8 +32,76 @@ _FAILED_TO_START: Final = (b"OCI runtime exec failed", b"unable to find user", b
 """How the engine's own words start where it puts them into the command's output, with the exit code 126 or 127."""
 
 
-class Execution:
-    """A command that runs. Nothing is delivered to its sink any more once the ``with`` block has ended."""
+class Streamed:
+    """The output of a command, given to a sink by a thread that reads it; none any more once it is closed."""
+
+    def __init__(self, output: OutputSink) -> None:
+        self._output = output
+        self._delivery = threading.Lock()
+        self._closed = False
+        self._delivering_since: float | None = None
+        self._last_output = 0.0
+        self._problem: BaseException | None = None
+        self._over = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether there will be no more output."""
+        return self._over.is_set()
+
+    def drain(self) -> None:
+        """Wait until what the ended command has written is delivered."""
+        end = time.monotonic() + _DRAIN
+        quiet_from = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            if self._delivering_since is not None:
+                # The sink is slow, the engine is not: that time does not count.
+                end += 0.02
+                quiet_from = now
+            elif now > end or now - max(quiet_from, self._last_output) > _QUIET:
+                return
+
+    def close(self) -> None:
+        """Take no more output, and let the command run on."""
+        with self._delivery:
+            self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _deliver(self, stream: Stream, piece: bytes) -> bool:
+        """Give it to the sink; False where that takes no more."""
+        with self._delivery:
+            if self._closed:
+                return False
+            self._delivering_since = time.monotonic()
+            self._output(stream, piece)
+            self._delivering_since = None
+            self._last_output = time.monotonic()
+            return True
+
+    def _wait_for_the_end(self, deadline: float | None, meanwhile: Callable[[], None] | None) -> None:
+        """Wait for the end of the output, or for a while."""
+        left = None if deadline is None else deadline - time.monotonic()
+        timeout = _POLL if left is None else max(0.0, min(_POLL, left))
+        if meanwhile is None:
+            self._over.wait(timeout)
+        else:
+            end = time.monotonic() + timeout
+            while (left := end - time.monotonic()) > 0 and not self._over.wait(min(left, MEANWHILE)):
+                meanwhile()
+        if self._problem is not None:
+            raise self._problem
+
+
+class Execution(Streamed):
+    """A command that the engine has started in a container that runs."""
 
     def __init__(
         self,
@@ -46,15 +114,9 @@ class Execution:
         env: Mapping[str, str] | None = None,
         user: str = "",
     ) -> None:
+        super().__init__(output)
         self._connection = connection
-        self._output = output
-        self._delivery = threading.Lock()
-        self._closed = False
-        self._delivering_since: float | None = None
-        self._last_output = 0.0
         self._first_output = b""
-        self._problem: BaseException | None = None
-        self._over = threading.Event()
         with engine_errors("start a command"):
             environment = [f"{name}={value}" for name, value in (env or {}).items()]
             self._id: str = connection.quick.exec_create(
@@ -70,16 +132,15 @@ class Execution:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.005
         while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            self._wait_for_the_end(_POLL if left is None else max(0.0, min(_POLL, left)), meanwhile)
-            self._raise_problem()
+            self._wait_for_the_end(deadline, meanwhile)
             with engine_errors("say how the command ended"):
                 state = self._connection.quick.exec_inspect(self._id)
             if not state["Running"]:
                 if state["ExitCode"] is None:
                     raise EngineError("the engine lost the command: it neither runs nor has an exit code. Run again.")
                 self.drain()
-                self._raise_problem()
+                if self._problem is not None:
+                    raise self._problem
                 return self._checked(int(state["ExitCode"]))
             if deadline is not None and time.monotonic() >= deadline:
                 return None
@@ -88,45 +149,8 @@ class Execution:
                 time.sleep(pause)
                 pause = min(pause * 2, _POLL)
 
-    def _wait_for_the_end(self, timeout: float, meanwhile: Callable[[], None] | None) -> None:
-        """Wait for the end of the output."""
-        if meanwhile is None:
-            self._over.wait(timeout)
-            return
-        end = time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0 and not self._over.wait(min(left, MEANWHILE)):
-            meanwhile()
-
-    def drain(self) -> None:
-        """Wait until what the ended command has written is delivered."""
-        end = time.monotonic() + _DRAIN
-        quiet_from = time.monotonic()
-        while not self._over.wait(0.02):
-            now = time.monotonic()
-            if self._delivering_since is not None:
-                # The sink is slow, the engine is not: that time does not count.
-                end += 0.02
-                quiet_from = now
-            elif now > end or now - max(quiet_from, self._last_output) > _QUIET:
-                return
-
-    @property
-    def over(self) -> bool:
-        """Whether there will be no more output."""
-        return self._over.is_set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Take no more output, and let the command run on."""
-        with self._delivery:
-            self._closed = True
+        super().close()
         if self._interrupter is not None:
             with suppress(OSError):  # the other side was faster
                 self._interrupter.shutdown(socket.SHUT_RDWR)
@@ -139,15 +163,10 @@ class Execution:
 
         try:
             for stream, piece in frames(self._response.raw.read):
-                with self._delivery:
-                    if self._closed:
-                        return
-                    if len(self._first_output) < _HEAD:
-                        self._first_output += piece[:_HEAD]
-                    self._delivering_since = time.monotonic()
-                    self._output(stream, piece)
-                    self._delivering_since = None
-                    self._last_output = time.monotonic()
+                if len(self._first_output) < _HEAD:
+                    self._first_output += piece[:_HEAD]
+                if not self._deliver(stream, piece):
+                    return
         except (HTTPError, OSError, ValueError, AttributeError) as error:
             # Closing a response that is being read ends in any of these.
             if self._delivering_since is not None:
@@ -158,10 +177,6 @@ class Execution:
             self._problem = error
         finally:
             self._over.set()
-
-    def _raise_problem(self) -> None:
-        if self._problem is not None:
-            raise self._problem
 
     def _checked(self, code: int) -> int:
         if code in (126, 127) and self._first_output.startswith(_FAILED_TO_START):

@@ -6,9 +6,11 @@ All of it is POSIX shell that needs no other program, so that it runs on any ima
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pytest_stagebuild.values import dataclass
@@ -16,25 +18,72 @@ from pytest_stagebuild.values import dataclass
 MARK: Final = "pytest-stagebuild-keeper"
 """Stands in the command line of each process that belongs to the keeper."""
 
+_SIGNALS: Final = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
+
+# Passes on what `told` gives: a line, and more up to another like it.
+_LISTEN: Final = """
+IFS= read -r token && printf "%s\\n" "$token" && while IFS= read -r line; do
+  [ "$line" != "$token" ] || exit 0
+  printf "%s\\n" "$line"
+done
+exit 1
+"""
+
 # The shell itself is PID 1: signals from inside that it has no handler for do not reach it, not even SIGKILL
 # (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. Shells have handlers
-# of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`; its children ignore those
-# signals too, and are ended by SIGKILL.
-# It cannot read its standard input meanwhile, so a child does, which is started again when `kill -9 -1` took it along.
-# The end of input means that the process holding the other end is gone: nothing is ever written there.
+# of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`. It does not ignore them,
+# for the command that it is told would do so as well; the children that guard the input do, and end by SIGKILL.
+# It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
+# along. The end of input means that the process holding the other end is gone.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
+# The command is a part of a pipeline, for what a shell runs with `&` ignores SIGINT and SIGQUIT. Whoever guards beside
+# it ends it too, or the shell would wait for it for ever. At its end comes a list of what it has left.
 _KEEPER: Final = f"""
-trap '' HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS
-exec 3<&0 </dev/null >/dev/null 2>&1
+trap : {_SIGNALS}
+exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
+newline='
+'
 now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
 bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 now; end=$((now + $1))
-while now; left=$((end - now)); [ "$left" -gt 0 ]; do
-  set -- /bin/sh -c 'while read -r line; do :; done' {MARK}
-  [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
-  "$@" <&3 &
-  wait "$!"
-  [ "$?" -gt 128 ] || break
+guarded() (
+  trap '' {_SIGNALS}
+  script=$1
+  while now; left=$((end - now)); [ "$left" -gt 0 ]; do
+    set -- /bin/sh -c "$script" {MARK}
+    [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
+    "$@" <&3 3<&- 4>&- 5>&-
+    code=$?
+    [ "$code" -gt 128 ] || exit "$code"
+  done
+  exit 1
+)
+watched() {{
+  guarded 'while read -r line; do :; done'
+  code=$?
+  [ "$code" -gt 128 ] || kill -s KILL -- -1
+  return "$code"
+}}
+ended() {{
+  printf '\\036%s%s\\n' "$token" "$1" >&4; printf '\\036%s\\n' "$token" >&5
+  /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
+}}
+code=0 list=$2
+if [ -n "$list" ]; then
+  while told=$(guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
+  if [ "$code" = 0 ]; then
+    token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
+    {{ trap : {_SIGNALS}; (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-; ended "$?"; }} | watched
+    code=$?
+    ended 137
+  fi
+else
+  watched
+  code=$?
+fi
+while [ "$code" -gt 128 ]; do
+  watched
+  code=$?
 done
 """
 
@@ -79,13 +128,46 @@ _PF_EXITING: Final = 0x4
 """https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1730"""
 
 _KEEPERS_SESSION: Final = 1
-"""The session that PID 1 leads and no command can join, for each begins one of its own. The mark alone does not tell:
-a process has no command line for a moment while it is executed (busybox's ``timeout``, in turn, leaves the session)."""
+"""The session that PID 1 leads. The keeper's own are in it (but for busybox's ``timeout``), and have no command line
+for a moment while they are executed."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_SHELLS_OWN: Final = frozenset(
+    "_ BASHOPTS BASH_VERSINFO EUID IFS LINENO OLDPWD OPTARG OPTIND PPID PS4 PWD SHELLOPTS UID".split()  # noqa: SIM905
+)
+"""Variables that a shell cannot be told, or goes by itself."""
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""What terminals, and so the engines where they take input for a terminal's, give a meaning."""
 
 
-def keeper_command(life: float) -> list[str]:
-    """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds."""
-    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life)))]
+def keeper_command(life: float, *, listens: bool = False) -> list[str]:
+    """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
+
+    Where it ``listens``, it first waits for what :func:`told` gives on its standard input.
+    """
+    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life))), _LIST if listens else ""]
+
+
+def told(token: str, command: str, *, cwd: str, env: Mapping[str, str]) -> bytes | None:
+    """What makes a keeper that listens run ``/bin/sh -c command``, or None where a shell cannot be told so.
+
+    On each of its two outputs :func:`end_mark` then follows what the command printed. On standard output its exit code
+    and a newline come after that, then the listing for :func:`nothing_left`, and the mark once more.
+    """
+    if any(not _NAME.fullmatch(name) or name in _SHELLS_OWN for name in env):
+        return None
+    script = [f"cd {shlex.quote(cwd)} && unset PWD OLDPWD || exit 126"]
+    script += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    script.append(f"exec /bin/sh -c {shlex.quote(command)}")
+    text = "\n".join((token, *script, token, ""))
+    return None if _CONTROLS.search(text) else os.fsencode(text)
+
+
+def end_mark(token: str) -> bytes:
+    """It begins with a character that hardly anybody prints, so that nothing else has to wait for what comes next."""
+    return b"\x1e" + token.encode()
 
 
 def list_command(token: str) -> list[str]:
@@ -120,17 +202,31 @@ class Leftover:
 def leftovers(listing: bytes, token: str) -> list[Leftover]:
     """The processes in what :func:`list_command` printed, but for the keeper's own and for dead ones.
 
-    A process that has blanked its command line is named as ``ps`` does: ``[name]``.
+    A process that has blanked its command line is named as ``ps`` does: ``[name]``. In the keeper's session it may be
+    one of its own, and counts as exiting.
     """
-    found = []
+    return [process for process in _processes(listing, token) if process is not None]
+
+
+def nothing_left(listing: bytes, token: str) -> bool:
+    """Whether a listing shows that nothing is left. It may have been printed where others print as well."""
+    return not listing.partition(f"\n{token}\n".encode())[0].strip() and not list(_processes(listing, token))
+
+
+def _processes(listing: bytes, token: str) -> Iterator[Leftover | None]:
+    """Those that count; None for what cannot be read."""
     for part in listing.split(f"\n{token}\n".encode())[1:]:
         command_line, _, status = part.partition(f"\n{token}=\n".encode())
         # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: pid (comm) state ppid pgrp session tty tpgid flags
-        match = re.match(rb"(\d+) \((.*)\) (.) -?\d+ -?\d+ (-?\d+) -?\d+ -?\d+ (\d+)", status, re.DOTALL)
-        if match is None or match[3] in b"ZX":
+        match = re.match(rb"(\d+) \((.*)\) (.) -?\d+ -?\d+ (-?\d+) -?\d+ -?\d+ (\d+)[\d -]*\s*$", status, re.DOTALL)
+        if match is None:
+            if status.strip():
+                yield None
+            continue
+        if match[3] in b"ZX":
             continue
         words = command_line.rstrip(b"\0").replace(b"\0", b" ") or b"[" + match[2] + b"]"
         text = words.decode(errors="backslashreplace").strip()
-        if int(match[4]) != _KEEPERS_SESSION and MARK not in text:
-            found.append(Leftover(int(match[1]), text, exiting=bool(int(match[5]) & _PF_EXITING)))
-    return found
+        unsure = int(match[4]) == _KEEPERS_SESSION and text.startswith("[")
+        if MARK not in text:
+            yield Leftover(int(match[1]), text, exiting=unsure or bool(int(match[5]) & _PF_EXITING))

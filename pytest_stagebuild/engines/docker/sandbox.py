@@ -17,6 +17,7 @@ from pytest_stagebuild.engines.docker.changes import changed_files
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
 from pytest_stagebuild.engines.docker.exec import DockerBeside, Execution, output_of
 from pytest_stagebuild.engines.docker.images import Reference, parse_reference
+from pytest_stagebuild.engines.docker.main_process import MainCommand, MainProcess
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
@@ -24,7 +25,6 @@ from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
 
 if TYPE_CHECKING:
-    from requests import Response
     from typing_extensions import Self
 
 SANDBOX_LABEL: Final = "pytest-stagebuild.sandbox"
@@ -55,7 +55,8 @@ class DockerSandbox:
         self._connection = connection
         self._image = image
         self._owner: Owner | None = None
-        self._switch: Response | None = None
+        self._main: MainProcess | None = None
+        self._last_run: MainCommand | None = None
         self._reading: Generator[bytes, None, None] | None = None
         self._beside: DockerBeside | None = None
         self._kills_seen = 0
@@ -66,7 +67,7 @@ class DockerSandbox:
                 api.create_container(
                     image.id,
                     name=self.name,
-                    entrypoint=keeper.keeper_command(life),
+                    entrypoint=keeper.keeper_command(life, listens=connection.is_plain),
                     labels={**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
                     stdin_open=True,
                     stop_timeout=0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
@@ -126,7 +127,7 @@ class DockerSandbox:
 
     def start(self) -> None:
         with engine_errors("start a container"):
-            self._switch = self._connection.stream(f"/containers/{self.name}/attach?stdin=1&stream=1", None)
+            self._main = MainProcess(self._connection, self.name)
             try:
                 self._connection.quick.start(self.name)
             except Exception as error:
@@ -148,7 +149,10 @@ class DockerSandbox:
         meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         started = time.monotonic()
-        execution = Execution(
+        self._last_run = None
+        if user == "image" and self._main is not None:
+            self._last_run = self._main.run(command, cwd=cwd, env=env, output=output)
+        with self._last_run or Execution(
             self._connection,
             self.name,
             ["/bin/sh", "-c", command],
@@ -156,8 +160,7 @@ class DockerSandbox:
             env=env,
             user="0:0" if user == "root" else self._image.config.user,
             output=output,
-        )
-        with execution:
+        ) as execution:
             code = execution.wait(timeout, meanwhile)
             if code is None:
                 self._end_at_any_price()
@@ -176,7 +179,7 @@ class DockerSandbox:
 
     def _end_processes(self, *, spare: bool) -> list[str]:
         ended: dict[int, str] = {}
-        running = self._processes(keeper.list_command)
+        running = [] if self._last_run_left_nothing() else self._processes(keeper.list_command)
         begun = time.monotonic()
         while running:
             for process in running:
@@ -238,9 +241,9 @@ class DockerSandbox:
                     else:
                         return
         finally:
-            if self._switch is not None:
-                self._switch.close()
-                self._switch = None
+            if self._main is not None:
+                self._main.close()
+                self._main = None
             if self._beside is not None:
                 self._beside.close()
                 self._beside = None
@@ -282,6 +285,11 @@ class DockerSandbox:
                 member = archive.next()
                 file = archive.extractfile(member) if member and member.isreg() else None
                 return file.read().decode(errors="replace") if file else ""
+
+    def _last_run_left_nothing(self) -> bool:
+        """Whether that needs no other look."""
+        last, self._last_run = self._last_run, None
+        return last is not None and last.over and last.left_nothing(_KILL_WITHIN)
 
     def _processes(self, command: Callable[[str], list[str]]) -> list[keeper.Leftover]:
         token = keeper.new_token()
