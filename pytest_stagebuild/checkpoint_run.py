@@ -50,7 +50,7 @@ def run_to_checkpoint(
         timeout=stage.timeout,
         step=step,
         files=files,
-        members=downloads.members if downloads else lambda _: (),
+        members=downloads.members if downloads else None,
     ) as (sandbox, upload):
         watch = Watch(sandbox) if stage.inputs == "traced" else None
         ended = sandbox.run(

@@ -84,7 +84,7 @@ class Workplace:
         step: Callable[[str], None] = lambda _: None,
         files: Mapping[str, bytes] = MappingProxyType({}),
         writable: Iterable[str] = (),
-        members: Callable[[Owner], Iterable[bytes]] = lambda _: (),
+        members: Callable[[Owner], Iterable[bytes]] | None = None,
         to_read: bool = False,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
@@ -104,7 +104,10 @@ class Workplace:
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
             beside = {**bundles, **files}
             ours = members_of(beside) if beside else b""
-            sandbox.put(chain([ours, *map(writable_file, writable)], members(sandbox.owner), upload))
+            more = members(sandbox.owner) if members else ()
+            sandbox.put(
+                chain([ours, *map(writable_file, writable)], more, upload), later=upload.empty and members is None
+            )
             step("source sent")
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])

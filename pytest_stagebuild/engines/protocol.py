@@ -116,8 +116,12 @@ class Sandbox(Protocol):
     def owner(self) -> Owner:
         """The user that the image's commands run as, read from the image; usable before :meth:`start`."""
 
-    def put(self, archive: Iterable[bytes]) -> None:
-        """Extract an uncompressed tar at ``/``, as its headers say."""
+    def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
+        """Extract an uncompressed tar at ``/``, as its headers say.
+
+        What can come ``later`` need not be there before the first command of the image's user; it is small, and made of
+        root's files and folders alone.
+        """
 
     def get(self, path: str) -> Iterator[bytes]:
         """A tar of ``path`` (its last component is the top of the archive). Works before :meth:`start` too.

@@ -192,7 +192,7 @@ class FakeSandbox:
         )
         return resolve_user(self.image.config.user, passwd, group)
 
-    def put(self, archive: Iterable[bytes]) -> None:
+    def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
         with self.engine.step("put"):
             assert self.state != "removed"
             with tarfile.open(fileobj=io.BytesIO(b"".join(archive)), mode="r:") as opened:

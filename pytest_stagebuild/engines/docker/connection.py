@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,8 @@ class Connection:
     patient: APIClient
     version: Mapping[str, Any]
     dialect: Dialect
+    configurations: dict[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    """Of images, by their ids."""
 
     @property
     def is_plain(self) -> bool:
@@ -59,7 +62,12 @@ class Connection:
 
     def inspect_image(self, image: str) -> Mapping[str, Any]:
         inspection: Mapping[str, Any] = self.quick.inspect_image(image)  # type: ignore[no-untyped-call]
+        self.configurations[str(inspection["Id"])] = inspection.get("Config") or {}
         return inspection
+
+    def configuration(self, image: str) -> Mapping[str, Any]:
+        """That of an image by its id, which never changes, so that it is asked for once."""
+        return self.configurations[image] if image in self.configurations else self.inspect_image(image)["Config"] or {}
 
     def stored_image(self, image: str) -> StoredImage:
         return self.dialect.stored_image(self.inspect_image(image))
@@ -75,16 +83,22 @@ def open_connection() -> Connection:
     Raises :class:`EngineUnavailable`, which lists each address that was tried and how it failed.
     """
     from docker import APIClient
+    from docker.constants import MINIMUM_DOCKER_API_VERSION
     from docker.errors import DockerException
 
     failures: list[str] = []
     for candidate in _candidates(failures):
         try:
             candidate.reach()
-            quick = APIClient(timeout=QUICK, **candidate.arguments)
-            version: Mapping[str, Any] = quick.version()
-            patient = APIClient(timeout=PATIENT, version=quick.api_version, **candidate.arguments)
-        except (DockerException, OSError, ValueError) as error:  # noqa: PERF203 - a failed address is what is looped over
+            # The SDK would ask for the version once more, to choose that of the API.
+            asking = APIClient(timeout=QUICK, version=MINIMUM_DOCKER_API_VERSION, **candidate.arguments)
+            with closing(asking):
+                version: Mapping[str, Any] = asking.version(api_version=False)
+            chosen = str(version["ApiVersion"])
+            quick, patient = (
+                APIClient(timeout=timeout, version=chosen, **candidate.arguments) for timeout in (QUICK, PATIENT)
+            )
+        except (DockerException, OSError, ValueError, LookupError) as error:  # noqa: PERF203 - a failed address is what is looped over
             failures.append(f"{candidate}: {_why(error)}")
         else:
             return Connection(str(candidate), quick, patient, version, Podman() if is_podman(version) else Dialect())

@@ -20,7 +20,7 @@ MARK: Final = "pytest-stagebuild-keeper"
 
 _SIGNALS: Final = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
 
-# Passes on what `told` gives: a line, and more up to another like it.
+# Passes on what `told` gives, but for the bytes at its end.
 _LISTEN: Final = """
 IFS= read -r token && printf "%s\\n" "$token" && while IFS= read -r line; do
   [ "$line" != "$token" ] || exit 0
@@ -34,18 +34,20 @@ exit 1
 # of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`. It does not ignore them,
 # for the command that it is told would do so as well; the children that guard the input do, and end by SIGKILL.
 # It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
-# along. The end of input means that the process holding the other end is gone.
+# along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
+# gives: a line, a number, more lines up to another like the first, and so many bytes.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
-# The command is a part of a pipeline, for what a shell runs with `&` ignores SIGINT and SIGQUIT. Whoever guards beside
-# it ends it too, or the shell would wait for it for ever. At its end comes a list of what it has left.
-_KEEPER: Final = f"""
+# The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
+# command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
+# what it has left.
+_KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
 newline='
 '
 now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
-bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 now; end=$((now + $1))
+bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 guarded() (
   trap '' {_SIGNALS}
   script=$1
@@ -68,19 +70,24 @@ ended() {{
   printf '\\036%s%s\\n' "$token" "$1" >&4; printf '\\036%s\\n' "$token" >&5
   /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
 }}
-code=0 list=$2
+list=$2 told=
 if [ -n "$list" ]; then
   while told=$(guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
-  if [ "$code" = 0 ]; then
-    token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
-    {{ trap : {_SIGNALS}; (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-; ended "$?"; }} | watched
-    code=$?
-    ended 137
-  fi
+  [ "$code" = 0 ] || exit
+  token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
+  size=${{told%%"$newline"*}} told=${{told#"$size"}}
+  extracted=yes; [ "$size" = 0 ] || head -c "$size" <&3 | tar -xf - -C / || extracted= told=
+  printf "$extracted\\n" >&4
+fi
+if [ -n "$told" ]; then
+  watched &
+  (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-
+  ended "$?"
+  wait "$!"
 else
   watched
-  code=$?
 fi
+code=$?
 while [ "$code" -gt 128 ]; do
   watched
   code=$?
@@ -145,13 +152,16 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 def keeper_command(life: float, *, listens: bool = False) -> list[str]:
     """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
 
-    Where it ``listens``, it first waits for what :func:`told` gives on its standard input.
+    Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives.
     """
     return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life))), _LIST if listens else ""]
 
 
-def told(token: str, command: str, *, cwd: str, env: Mapping[str, str]) -> bytes | None:
+def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes = b"") -> bytes | None:
     """What makes a keeper that listens run ``/bin/sh -c command``, or None where a shell cannot be told so.
+
+    It extracts ``archive`` before. For that alone it needs other programs: it prints a line "yes" where it could, else
+    an empty one, and runs nothing.
 
     On each of its two outputs :func:`end_mark` then follows what the command printed. On standard output its exit code
     and a newline come after that, then the listing for :func:`nothing_left`, and the mark once more.
@@ -161,8 +171,13 @@ def told(token: str, command: str, *, cwd: str, env: Mapping[str, str]) -> bytes
     script = [f"cd {shlex.quote(cwd)} && unset PWD OLDPWD || exit 126"]
     script += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     script.append(f"exec /bin/sh -c {shlex.quote(command)}")
-    text = "\n".join((token, *script, token, ""))
-    return None if _CONTROLS.search(text) else os.fsencode(text)
+    text = "\n".join((token, str(len(archive)), *script, token, ""))
+    return None if _CONTROLS.search(text) else os.fsencode(text) + archive
+
+
+def told_nothing(token: str) -> bytes:
+    """What makes a keeper that listens do nothing else but to keep."""
+    return f"{token}\n0\n{token}\n".encode()
 
 
 def end_mark(token: str) -> bytes:

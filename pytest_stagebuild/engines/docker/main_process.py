@@ -36,17 +36,21 @@ class MainProcess:
             self._listens.acquire()
         self._reader: threading.Thread | None = None
 
-    def run(self, command: str, *, cwd: str, env: Mapping[str, str], output: OutputSink) -> MainCommand | None:
-        """Have it run a command, the first that is run in the container; None where it cannot."""
+    def run(
+        self, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes, output: OutputSink
+    ) -> MainCommand | None:
+        """Have it extract an archive and run a command, the first in the container; None where it cannot."""
+        if not self._listens.acquire(blocking=False) or self._socket is None:
+            return None
         token = keeper.new_token()
-        told = keeper.told(token, command, cwd=cwd, env=env)
-        if not self._listens.acquire(blocking=False) or self._socket is None or told is None:
+        told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
+        try:
+            self._socket.sendall(told or keeper.told_nothing(token))
+        except OSError as error:
+            raise EngineError("the sandbox ended before a command could begin. Run again.") from error
+        if told is None:
             return None
         begun = MainCommand(token, output)
-        try:
-            self._socket.sendall(told)
-        except OSError as error:
-            raise EngineError(f"the sandbox ended before a command could begin: {error}. Run again.") from error
         self._reader = threading.Thread(target=begun.read, args=(self._response,), name="stagebuild-main", daemon=True)
         self._reader.start()
         return begun
@@ -71,6 +75,8 @@ class MainCommand(Streamed):
         mark = keeper.end_mark(token)
         self._ends: dict[Stream, End] = {"stdout": End(mark), "stderr": End(mark)}
         self._code: int | None = None
+        self._answer = b""
+        self._answered = threading.Event()
         self._listed = threading.Event()
 
     def wait(self, timeout: float | None, meanwhile: Callable[[], None] | None = None) -> int | None:
@@ -82,6 +88,11 @@ class MainCommand(Streamed):
                 return _KILLED if self._code is None else self._code  # its container has ended, and it with that
             if deadline is not None and time.monotonic() >= deadline:
                 return None
+
+    def was_refused(self) -> bool:
+        """Whether it does not run, for want of programs that extract an archive."""
+        self._answered.wait()
+        return self._answer == b""
 
     def left_nothing(self, timeout: float) -> bool:
         """Whether it was seen that no process of the command was left when it had ended."""
@@ -98,7 +109,7 @@ class MainCommand(Streamed):
         delivering = True
         try:
             for stream, piece in frames(response.raw.read):
-                before = self._ends[stream].feed(piece)
+                before = self._ends[stream].feed(self._after_the_answer(piece) if stream == "stdout" else piece)
                 if before and delivering:
                     delivering = self._deliver(stream, before)
                 if all(end.rest is not None for end in self._ends.values()):
@@ -110,8 +121,16 @@ class MainCommand(Streamed):
         except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
             self._problem = error
         finally:
-            self._over.set()
-            self._listed.set()
+            for event in (self._over, self._listed, self._answered):
+                event.set()
+
+    def _after_the_answer(self, piece: bytes) -> bytes:
+        if self._answered.is_set():
+            return piece
+        self._answer, answered, after = (self._answer + piece).partition(b"\n")
+        if answered:
+            self._answered.set()
+        return after
 
     def _end(self) -> None:
         code, newline, after = (self._ends["stdout"].rest or b"").partition(b"\n")

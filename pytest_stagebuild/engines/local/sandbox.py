@@ -93,7 +93,7 @@ class LocalSandbox:
             self._owner = owner
         return self._owner
 
-    def put(self, archive: Iterable[bytes]) -> None:
+    def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
         self._put("put", archive)
 
     def put_layer(self, archive: Iterable[bytes]) -> None:
