@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pytest_stagebuild.engines.docker.keeper import MARK, Leftover, leftovers, mark, nothing_left, told
+from pytest_stagebuild.engines.docker.keeper import MARK, Leftover, end_mark, leftovers, nothing_left, told
 from pytest_stagebuild.engines.docker.main_process import End
 
 TOKEN = "0123456789abcdef"
@@ -93,7 +93,7 @@ def test_a_shell_that_is_told_has_the_variables_as_they_are(tmp_path) -> None:
     env = {"QUOTES": 'it\'s "$HOME" `x` \\', "LINES_": "a\n b\n\n", "BYTES": os.fsdecode(b"\xff\xc3\xa9"), "EMPTY": ""}
     script = told(TOKEN, 'printf "%s|" "$QUOTES" "$LINES_" "$BYTES" "$EMPTY" "$PWD"', cwd=str(tmp_path), env=env)
     assert script is not None
-    _, first, size, *lines, last, _ = script.split(b"\n")
+    first, size, *lines, last, _ = script.split(b"\n")
     assert (first, size) == (last, b"0") == (TOKEN.encode(), b"0")
     printed = subprocess.run(["/bin/sh", "-c", b"\n".join(lines)], capture_output=True, check=True).stdout
     assert printed == b"".join(os.fsencode(value) + b"|" for value in [*env.values(), str(tmp_path)])
@@ -101,15 +101,15 @@ def test_a_shell_that_is_told_has_the_variables_as_they_are(tmp_path) -> None:
 
 @pytest.mark.parametrize("size", range(1, 8))
 def test_the_end_of_an_output_is_found_wherever_it_is_cut(size: int) -> None:
-    end_of = mark(TOKEN)
-    data = b"a\x1eb" + end_of[:5] + b"c\x1e" + end_of + b"3\n"
-    end = End(end_of)
+    mark = end_mark(TOKEN)
+    data = b"a\x1eb" + mark[:5] + b"c\x1e" + mark + b"3\n"
+    end = End(mark)
     before = b"".join(end.feed(data[at : at + size]) for at in range(0, len(data), size))
-    assert before == data.partition(end_of)[0]
+    assert before == data.partition(mark)[0]
     assert end.rest == b"3\n"
 
 
 def test_an_output_without_an_end_is_given_as_it_comes() -> None:
-    end = End(mark(TOKEN))
+    end = End(end_mark(TOKEN))
     assert [end.feed(piece) for piece in (b"a prompt: ", b"\x1e", b"b")] == [b"a prompt: ", b"", b"\x1eb"]
     assert end.rest is None

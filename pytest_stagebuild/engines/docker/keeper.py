@@ -20,9 +20,6 @@ MARK: Final = "pytest-stagebuild-keeper"
 
 _SIGNALS: Final = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
 
-_FIRST_LINE: Final = f": {MARK}"
-_READER: Final = "read -r line && exit 3"
-
 # Passes on what `told` gives, but for the bytes at its end.
 _LISTEN: Final = """
 IFS= read -r token && printf "%s\\n" "$token" && while IFS= read -r line; do
@@ -38,14 +35,12 @@ exit 1
 # for the command that it is told would do so as well; the children that guard the input do, and end by SIGKILL.
 # It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
 # along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
-# gives, each time when the list after the last command has been printed: an empty line, which ends the guard; one like
-# no other, a number, more lines up to another such, and so many bytes.
+# gives: a line, a number, more lines up to another like the first, and so many bytes.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
 # The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
-# what it has left, and all that read the input are killed, for another one to take over, with the copies of this shell
-# that are about to. Bash's `wait` does not do for that: once it has been interrupted, it may always be.
-_KEEPER: Final = f"""{_FIRST_LINE}
+# what it has left.
+_KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
 newline='
@@ -55,55 +50,45 @@ now; end=$((now + $1))
 bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 guarded() (
   trap '' {_SIGNALS}
-  now; left=$((end - now))
-  set -- /bin/sh -c "$1" {MARK}
-  [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
-  "$@" <&3 3<&- 4>&- 5>&-
-  code=$?
-  now
-  [ "$now" -lt "$end" ] || exit 1
-  exit "$code"
+  script=$1
+  while now; left=$((end - now)); [ "$left" -gt 0 ]; do
+    set -- /bin/sh -c "$script" {MARK}
+    [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
+    "$@" <&3 3<&- 4>&- 5>&-
+    code=$?
+    [ "$code" -gt 128 ] || exit "$code"
+  done
+  exit 1
 )
 watched() {{
-  guarded '{_READER}'
+  guarded 'while read -r line; do :; done'
   code=$?
-  [ "$code" -gt 128 ] || [ "$code" = 3 ] || kill -s KILL -- -1
+  [ "$code" -gt 128 ] || kill -s KILL -- -1
   return "$code"
 }}
 ended() {{
   printf '\\036%s%s\\n' "$token" "$1" >&4; printf '\\036%s\\n' "$token" >&5
-  /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-
-  found=yes
-  while [ -n "$found" ]; do
-    found=
-    for entry in /proc/[0-9]*; do
-      line=; read -r line <"$entry/cmdline"
-      case $entry$line in
-        /proc/1/*) ;;
-        *'{_READER}'* | *'{_FIRST_LINE}') found=yes; kill -s KILL "${{entry#/proc/}}" ;;
-      esac
-    done
-  done
-  printf '\\036%s' "$token" >&4
+  /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
 }}
-list=$2
-watched
+list=$2 told=
+if [ -n "$list" ]; then
+  while told=$(guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
+  [ "$code" = 0 ] || exit
+  token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
+  size=${{told%%"$newline"*}} told=${{told#"$size"}}
+  extracted=yes; [ "$size" = 0 ] || head -c "$size" <&3 | tar -xf - -C / || extracted= told=
+  printf "$extracted\\n" >&4
+fi
+if [ -n "$told" ]; then
+  watched &
+  (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-
+  ended "$?"
+  wait "$!"
+else
+  watched
+fi
 code=$?
-while [ "$code" = 3 ] || [ "$code" -gt 128 ]; do
-  told=
-  if [ "$code" = 3 ]; then
-    while told=$(guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
-    [ "$code" = 0 ] || exit
-    token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
-    size=${{told%%"$newline"*}} told=${{told#"$size"}}
-    extracted=yes; [ "$size" = 0 ] || head -c "$size" <&3 | tar -xf - -C / || extracted= told=
-    printf '\\036%s%s\\n' "$token" "$extracted" >&4
-  fi
-  if [ -n "$told" ]; then
-    {{ trap '' {_SIGNALS}; watched; }} &
-    (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-
-    ended "$?"
-  fi
+while [ "$code" -gt 128 ]; do
   watched
   code=$?
 done
@@ -164,18 +149,21 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """What terminals, and so the engines where they take input for a terminal's, give a meaning."""
 
 
-def keeper_command(life: float) -> list[str]:
-    """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds."""
-    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life))), _LIST]
+def keeper_command(life: float, *, listens: bool = False) -> list[str]:
+    """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
+
+    Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives.
+    """
+    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life))), _LIST if listens else ""]
 
 
 def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes = b"") -> bytes | None:
-    """What makes the keeper run ``/bin/sh -c command``, or None where a shell cannot be told so.
+    """What makes a keeper that listens run ``/bin/sh -c command``, or None where a shell cannot be told so.
 
-    It extracts ``archive`` before. For that alone it needs other programs: after :func:`mark` it prints a line "yes"
-    where it could, else an empty one, and runs nothing.
+    It extracts ``archive`` before. For that alone it needs other programs: it prints a line "yes" where it could, else
+    an empty one, and runs nothing.
 
-    On each of its two outputs the mark then follows what the command printed. On standard output its exit code
+    On each of its two outputs :func:`end_mark` then follows what the command printed. On standard output its exit code
     and a newline come after that, then the listing for :func:`nothing_left`, and the mark once more.
     """
     if any(not _NAME.fullmatch(name) or name in _SHELLS_OWN for name in env):
@@ -183,11 +171,16 @@ def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive:
     script = [f"cd {shlex.quote(cwd)} && unset PWD OLDPWD || exit 126"]
     script += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     script.append(f"exec /bin/sh -c {shlex.quote(command)}")
-    text = "\n".join(("", token, str(len(archive)), *script, token, ""))
+    text = "\n".join((token, str(len(archive)), *script, token, ""))
     return None if _CONTROLS.search(text) else os.fsencode(text) + archive
 
 
-def mark(token: str) -> bytes:
+def told_nothing(token: str) -> bytes:
+    """What makes a keeper that listens do nothing else but to keep."""
+    return f"{token}\n0\n{token}\n".encode()
+
+
+def end_mark(token: str) -> bytes:
     """It begins with a character that hardly anybody prints, so that nothing else has to wait for what comes next."""
     return b"\x1e" + token.encode()
 

@@ -1,6 +1,6 @@
-"""The main process of a container, through its streams: it ends with them, and can be told to run commands.
+"""The main process of a container, through its streams: it ends with them, and can be told to run a command.
 
-That saves the engine from starting other processes in the container, each of which takes it a tenth of a second.
+That saves the engine from starting another process in the container, for which it needs a tenth of a second.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, interrupter
@@ -17,12 +18,10 @@ from pytest_stagebuild.engines.docker.exec import Streamed, frames
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
+if TYPE_CHECKING:
+    from requests import Response
+
 _KILLED = 137
-
-_LISTED_WITHIN = 4.0
-
-_MOST_AFTER = 1 << 20
-"""Bytes after the end of an output that are of interest."""
 
 
 class MainProcess:
@@ -32,39 +31,29 @@ class MainProcess:
         outputs = "&stdout=1&stderr=1" if connection.is_plain else ""
         self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}", None)
         self._socket = interrupter(self._response)
-        self._deaf = not connection.is_plain
-        self._turn = threading.Lock()
-        self._last: MainCommand | None = None
+        self._listens = threading.Lock()
+        if not connection.is_plain:
+            self._listens.acquire()
         self._reader: threading.Thread | None = None
 
     def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes, output: OutputSink
     ) -> MainCommand | None:
-        """Have it extract an archive and run a command; None where it cannot.
-
-        It cannot where another command runs, or has left something that may print as well.
-        """
+        """Have it extract an archive and run a command, the first in the container; None where it cannot."""
+        if not self._listens.acquire(blocking=False) or self._socket is None:
+            return None
         token = keeper.new_token()
         told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
-        if told is None or self._socket is None or not self._turn.acquire(blocking=False):
-            return None
         try:
-            if self._deaf or (self._last is not None and not self._last.left_nothing()):
-                return None
-            self._last = begun = MainCommand(token, output)
-            try:
-                self._socket.sendall(told)
-            except OSError as error:
-                raise EngineError("the sandbox ended before a command could begin. Run again.") from error
-            if self._reader is None:
-                self._reader = threading.Thread(target=self._read, name="stagebuild-main", daemon=True)
-                self._reader.start()
-            if archive and begun.was_refused():
-                self._deaf = True
-                return None
-            return begun
-        finally:
-            self._turn.release()
+            self._socket.sendall(told or keeper.told_nothing(token))
+        except OSError as error:
+            raise EngineError("the sandbox ended before a command could begin. Run again.") from error
+        if told is None:
+            return None
+        begun = MainCommand(token, output)
+        self._reader = threading.Thread(target=begun.read, args=(self._response,), name="stagebuild-main", daemon=True)
+        self._reader.start()
+        return begun
 
     def close(self) -> None:
         """Let it end."""
@@ -76,29 +65,17 @@ class MainProcess:
                 self._reader.join(timeout=5)
         self._response.close()
 
-    def _read(self) -> None:
-        from urllib3.exceptions import HTTPError
-
-        # Closing a response that is being read ends in any of these, and so does the end of the container.
-        with suppress(HTTPError, OSError, ValueError, AttributeError):
-            for stream, piece in frames(self._response.raw.read):
-                if self._last is not None:
-                    self._last.take(stream, piece)
-        if self._last is not None:
-            self._last.lose()
-
 
 class MainCommand(Streamed):
-    """A command that the main process runs. What is printed after its end is dropped."""
+    """A command that the main process runs. What was printed after its end is read and dropped."""
 
     def __init__(self, token: str, output: OutputSink) -> None:
         super().__init__(output)
         self._token = token
-        mark = keeper.mark(token)
-        self._beginning = End(mark)
+        mark = keeper.end_mark(token)
         self._ends: dict[Stream, End] = {"stdout": End(mark), "stderr": End(mark)}
         self._code: int | None = None
-        self._answer: bytes | None = None
+        self._answer = b""
         self._answered = threading.Event()
         self._listed = threading.Event()
 
@@ -115,44 +92,53 @@ class MainCommand(Streamed):
     def was_refused(self) -> bool:
         """Whether it does not run, for want of programs that extract an archive."""
         self._answered.wait()
-        return not self._answer
+        return self._answer == b""
 
-    def left_nothing(self) -> bool:
+    def left_nothing(self, timeout: float) -> bool:
         """Whether it was seen that no process of the command was left when it had ended."""
-        if not self._over.is_set() or not self._listed.wait(_LISTED_WITHIN) or self._code is None:
+        if not self._listed.wait(timeout) or self._code is None:
             return False
         _, _, listing = (self._ends["stdout"].rest or b"").partition(b"\n")
-        listing, mark, _ = listing.partition(keeper.mark(self._token))
+        listing, mark, _ = listing.partition(keeper.end_mark(self._token))
         return bool(mark) and keeper.nothing_left(listing, self._token)
 
-    def take(self, stream: Stream, piece: bytes) -> None:
-        """The next of what the main process and the command print."""
-        if stream == "stdout" and not self._answered.is_set():
-            self._beginning.feed(piece)
-            answer, answered, piece = (self._beginning.rest or b"").partition(b"\n")
-            if not answered:
-                return
-            self._answer = answer
-            self._answered.set()
-        before = self._ends[stream].feed(piece)
-        if before and self._problem is None:
-            try:
-                self._deliver(stream, before)
-            except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
-                self._problem = error
-                self._over.set()
-        if all(end.rest is not None for end in self._ends.values()):
-            code, newline, after = (self._ends["stdout"].rest or b"").partition(b"\n")
-            if newline and self._code is None:
-                self._code = int(code)
-                self._over.set()
-            if keeper.mark(self._token) in after:
-                self._listed.set()
+    def read(self, response: Response) -> None:
+        """Deliver what comes, until there is no more."""
+        from urllib3.exceptions import HTTPError
 
-    def lose(self) -> None:
-        """Nothing more will come."""
-        for event in (self._over, self._listed, self._answered):
-            event.set()
+        delivering = True
+        try:
+            for stream, piece in frames(response.raw.read):
+                before = self._ends[stream].feed(self._after_the_answer(piece) if stream == "stdout" else piece)
+                if before and delivering:
+                    delivering = self._deliver(stream, before)
+                if all(end.rest is not None for end in self._ends.values()):
+                    self._end()
+        except (HTTPError, OSError, ValueError, AttributeError) as error:
+            # Closing a response that is being read ends in any of these, and so does the end of the container.
+            if self._delivering_since is not None:
+                self._problem = error
+        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
+            self._problem = error
+        finally:
+            for event in (self._over, self._listed, self._answered):
+                event.set()
+
+    def _after_the_answer(self, piece: bytes) -> bytes:
+        if self._answered.is_set():
+            return piece
+        self._answer, answered, after = (self._answer + piece).partition(b"\n")
+        if answered:
+            self._answered.set()
+        return after
+
+    def _end(self) -> None:
+        code, newline, after = (self._ends["stdout"].rest or b"").partition(b"\n")
+        if newline and not self._over.is_set():
+            self._code = int(code)
+            self._over.set()
+        if keeper.end_mark(self._token) in after:
+            self._listed.set()
 
 
 class End:
@@ -177,3 +163,7 @@ class End:
         held = next(n for n in range(min(len(data), len(self._mark) - 1), -1, -1) if data.endswith(self._mark[:n]))
         self._pending = data[len(data) - held :]
         return data[: len(data) - held]
+
+
+_MOST_AFTER = 1 << 20
+"""Bytes after the mark that are of interest."""

@@ -70,7 +70,7 @@ class DockerSandbox:
                 api.create_container(
                     image.id,
                     name=self.name,
-                    entrypoint=keeper.keeper_command(life),
+                    entrypoint=keeper.keeper_command(life, listens=connection.is_plain),
                     labels={**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
                     stdin_open=True,
                     stop_timeout=0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
@@ -95,12 +95,8 @@ class DockerSandbox:
             self._owner = resolve_user(user, *files)
         return self._owner
 
-    @property
-    def _is_roots(self) -> bool:
-        return self._image.config.user in _ROOT
-
     def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
-        if later and self._is_roots:
+        if later and self._connection.is_plain and self._image.config.user in _ROOT:
             # The engine needs 40 ms for it, the main process 5.
             self._to_come += b"".join(archive)
         else:
@@ -164,11 +160,13 @@ class DockerSandbox:
         meanwhile: Callable[[], None] | None = None,
     ) -> CommandExit:
         started = time.monotonic()
-        self._last_run = None
-        if (user == "image" or self._is_roots) and self._main is not None:
-            self._last_run = self._main.run(command, cwd=cwd, env=env, archive=self._to_come, output=output)
-            if self._last_run is not None:
-                self._to_come = b""
+        self._last_run, to_come = None, self._to_come
+        if user == "image" and self._main is not None:
+            self._last_run = self._main.run(command, cwd=cwd, env=env, archive=to_come, output=output)
+        if self._last_run is not None:
+            self._to_come = b""
+            if to_come and self._last_run.was_refused():
+                self._last_run, self._to_come = None, to_come
         self._put_the_rest()
         with self._last_run or Execution(
             self._connection,
@@ -315,7 +313,7 @@ class DockerSandbox:
     def _last_run_left_nothing(self) -> bool:
         """Whether that needs no other look."""
         last, self._last_run = self._last_run, None
-        return last is not None and last.left_nothing()
+        return last is not None and last.over and last.left_nothing(_KILL_WITHIN)
 
     def _processes(self, command: Callable[[str], list[str]]) -> list[keeper.Leftover]:
         token = keeper.new_token()
