@@ -37,6 +37,7 @@ exit 1
 # along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
 # gives: a line, a number, more lines up to another like the first, and so many bytes.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
+# Only one command is told: whoever reads the input while it runs cannot be parted from it again for sure.
 # The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
 # what it has left.
@@ -80,7 +81,7 @@ if [ -n "$list" ]; then
   printf "$extracted\\n" >&4
 fi
 if [ -n "$told" ]; then
-  watched &
+  {{ trap '' {_SIGNALS}; watched; }} &
   (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-
   ended "$?"
   wait "$!"
