@@ -10,6 +10,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -18,6 +19,9 @@ from docker.models.containers import Container
 
 from pytest_stagebuild.engines.protocol import Owner
 from pytest_stagebuild.source import Manifest, SourceTree, Upload, removal_script
+
+TRUSTED: dict[str, Any] = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
+"""Debian's Python 3.11 has no filters yet."""
 
 pytestmark = pytest.mark.engine
 
@@ -56,7 +60,7 @@ def written_back(container: Container, folder: Path) -> SourceTree:
     pieces, _ = container.get_archive("/src")
     archive = io.BytesIO(b"".join(pieces))
     with tarfile.open(fileobj=archive, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-        tar.extractall(folder, filter="fully_trusted")
+        tar.extractall(folder, **TRUSTED)
     return SourceTree.read(folder / "src")
 
 
