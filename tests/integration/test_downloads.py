@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ def index(request: pytest.FixtureRequest) -> Iterator[Index]:
     ground = request.getfixturevalue(grounds.pop())
     host = "127.0.0.1"
     if ground.name == "docker":
-        bridge = ground.client.networks.get("bridge")
-        host = bridge.attrs["IPAM"]["Config"][0]["Gateway"]
+        [network] = ground.client.networks.get("bridge").attrs["IPAM"]["Config"]
+        # A daemon that has been started for the first time does not say, and takes the first.
+        host = network.get("Gateway") or str(next(ip_network(network["Subnet"]).hosts()))
     with serving(host) as index:
         yield index
 
