@@ -79,7 +79,7 @@ def test_a_command_over_its_time_is_ended_and_the_sandbox_stays_usable(world: Wo
 
 def test_what_a_command_left_running_is_ended_and_named(world: World) -> None:
     with world.started() as sandbox:
-        assert run(sandbox, "sleep 98 & sleep 99 & echo done").stdout == b"done\n"
+        assert run(sandbox, "sleep 98 & sleep 99 & sleep 0.2; echo done").stdout == b"done\n"
         assert sorted(sandbox.end_processes()) == ["sleep 98", "sleep 99"]
         assert sandbox.end_processes() == []
 

@@ -73,7 +73,7 @@ ended() {{
 }}
 list=$2 told=
 if [ -n "$list" ]; then
-  while told=$(guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
+  while told=$(trap '' {_SIGNALS}; guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
   [ "$code" = 0 ] || exit
   token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
   size=${{told%%"$newline"*}} told=${{told#"$size"}}
