@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +96,33 @@ class Streamed:
             end = time.monotonic() + timeout
             while (left := end - time.monotonic()) > 0 and not self._over.wait(min(left, MEANWHILE)):
                 meanwhile()
+        self._raise_problem()
+
+    def _raise_problem(self) -> None:
         if self._problem is not None:
             raise self._problem
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Keep whatever ends the reading for the thread that waits."""
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except (HTTPError, OSError, ValueError, AttributeError) as error:
+            # Closing a response that is being read ends in any of these.
+            if self._delivering_since is not None:
+                self._problem = error
+            elif not self._closed:
+                self._problem = self._broken_off(error)
+        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
+            self._problem = error
+        finally:
+            self._over.set()
+
+    def _broken_off(self, error: Exception) -> EngineError | None:
+        """What it means that the engine ended the stream so; nothing where that is how a container's end looks."""
+        return None
 
 
 class Execution(Streamed):
@@ -139,8 +164,7 @@ class Execution(Streamed):
                 if state["ExitCode"] is None:
                     raise EngineError("the engine lost the command: it neither runs nor has an exit code. Run again.")
                 self.drain()
-                if self._problem is not None:
-                    raise self._problem
+                self._raise_problem()
                 return self._checked(int(state["ExitCode"]))
             if deadline is not None and time.monotonic() >= deadline:
                 return None
@@ -159,24 +183,15 @@ class Execution(Streamed):
         self._response.close()
 
     def _read(self) -> None:
-        from urllib3.exceptions import HTTPError
-
-        try:
+        with self._reading():
             for stream, piece in frames(self._response.raw.read):
                 if len(self._first_output) < _HEAD:
                     self._first_output += piece[:_HEAD]
                 if not self._deliver(stream, piece):
                     return
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
-            # Closing a response that is being read ends in any of these.
-            if self._delivering_since is not None:
-                self._problem = error
-            elif not self._closed:
-                self._problem = EngineError(f"the engine broke off the command's output: {words_of(error)}")
-        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
-            self._problem = error
-        finally:
-            self._over.set()
+
+    def _broken_off(self, error: Exception) -> EngineError | None:
+        return EngineError(f"the engine broke off the command's output: {words_of(error)}")
 
     def _checked(self, code: int) -> int:
         if code in (126, 127) and self._first_output.startswith(_FAILED_TO_START):

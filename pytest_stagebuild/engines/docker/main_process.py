@@ -72,9 +72,10 @@ class MainCommand(Streamed):
     def __init__(self, token: str, output: OutputSink) -> None:
         super().__init__(output)
         self._token = token
-        mark = keeper.end_mark(token)
-        self._ends: dict[Stream, End] = {"stdout": End(mark), "stderr": End(mark)}
+        self._mark = keeper.end_mark(token)
+        self._ends: dict[Stream, End] = {"stdout": End(self._mark), "stderr": End(self._mark)}
         self._code: int | None = None
+        self._listing: bytes | None = None
         self._answer = b""
         self._answered = threading.Event()
         self._listed = threading.Event()
@@ -96,33 +97,21 @@ class MainCommand(Streamed):
 
     def left_nothing(self, timeout: float) -> bool:
         """Whether it was seen that no process of the command was left when it had ended."""
-        if not self._listed.wait(timeout) or self._code is None:
-            return False
-        _, _, listing = (self._ends["stdout"].rest or b"").partition(b"\n")
-        listing, mark, _ = listing.partition(keeper.end_mark(self._token))
-        return bool(mark) and keeper.nothing_left(listing, self._token)
+        self._listed.wait(timeout)
+        return self._listing is not None and keeper.nothing_left(self._listing, self._token)
 
     def read(self, response: Response) -> None:
         """Deliver what comes, until there is no more."""
-        from urllib3.exceptions import HTTPError
-
         delivering = True
-        try:
+        with self._reading():
             for stream, piece in frames(response.raw.read):
                 before = self._ends[stream].feed(self._after_the_answer(piece) if stream == "stdout" else piece)
                 if before and delivering:
                     delivering = self._deliver(stream, before)
                 if all(end.rest is not None for end in self._ends.values()):
                     self._end()
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
-            # Closing a response that is being read ends in any of these, and so does the end of the container.
-            if self._delivering_since is not None:
-                self._problem = error
-        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
-            self._problem = error
-        finally:
-            for event in (self._over, self._listed, self._answered):
-                event.set()
+        for event in (self._listed, self._answered):
+            event.set()
 
     def _after_the_answer(self, piece: bytes) -> bytes:
         if self._answered.is_set():
@@ -137,7 +126,9 @@ class MainCommand(Streamed):
         if newline and not self._over.is_set():
             self._code = int(code)
             self._over.set()
-        if keeper.end_mark(self._token) in after:
+        listing, mark, _ = after.partition(self._mark)
+        if mark:
+            self._listing = listing
             self._listed.set()
 
 

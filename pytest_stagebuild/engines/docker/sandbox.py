@@ -39,8 +39,6 @@ _END_SEEN_WITHIN: Final = 3.0
 _COMMIT_LOOKUP: Final = 30.0
 """Seconds to look for an image whose commit was not answered: the engine goes on with it all the same."""
 
-_ROOT: Final = ("", "0", "root", "0:0", "root:root")
-
 _COMMIT_LOCK: Final = threading.Lock()
 
 
@@ -96,7 +94,7 @@ class DockerSandbox:
         return self._owner
 
     def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
-        if later and self._connection.is_plain and self._image.config.user in _ROOT:
+        if later and self._connection.is_plain and self.owner == Owner(0, 0):
             # The engine needs 40 ms for it, the main process 5.
             self._to_come += b"".join(archive)
         else:

@@ -361,8 +361,7 @@ class _Reporter:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         # One that passed tells something only where it had failed before.
         if report.outcome != "passed" or report.nodeid in _told.get("last_failed", ()):
-            ids = [node.nodeid for node in report.result if isinstance(node, pytest.Item)]
-            ids = list(map(self._id, ids))
+            ids = [self._id(node.nodeid) for node in report.result if isinstance(node, pytest.Item)]
             self._tell("collect", id=self._id(report.nodeid), ids=ids, phase=self._phase(report))
 
     @pytest.hookimpl(tryfirst=True)
@@ -380,9 +379,7 @@ class _Reporter:
         nodeid = report.nodeid
         if nodeid not in self._locations:
             self._locations[nodeid] = _encode(report.location)
-        if nodeid not in self._phases:
-            self._phases[nodeid] = []
-        self._phases[nodeid].append(self._plain_phase(report) or _encode(self._phase(report)))
+        self._phases.setdefault(nodeid, []).append(self._plain_phase(report) or _encode(self._phase(report)))
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
         if report.when not in ("setup", "call", "teardown"):  # a worker has died, and the test with it
