@@ -63,7 +63,7 @@ class Watch:
         match _parsed(line):
             case {"problem": str(problem)}:
                 return problem
-        return self._beside.complaint() or "the watcher ended before it had reported"
+        return self._beside.complaint() or line or "the watcher ended before it had reported"
 
 
 def _parsed(line: str | None) -> object:

@@ -106,7 +106,7 @@ class Beside(Protocol):
         """The next line that it prints; None when it has ended, or prints none within ``timeout`` seconds."""
 
     def complaint(self) -> str:
-        """The last line of what it has written to its standard error."""
+        """The last line of what it has written to its standard error, of which some may have come as lines before."""
 
 
 class Sandbox(Protocol):
@@ -151,6 +151,14 @@ class Sandbox(Protocol):
 
         ``env`` is added to the image's own. A command that runs out of time is ended with everything it started, and
         the sandbox stays usable. What the command leaves running keeps running. ``cwd`` exists.
+        """
+
+    @property
+    def listens(self) -> bool:
+        """Whether a process of the sandbox waits to be told what to run first.
+
+        :meth:`run_beside` then takes but a few milliseconds, and its program gets SIGCONT when the command that is run
+        next has ended; all that this command prints is delivered as ``stdout``, in the order in which it came.
         """
 
     def run_beside(self, program: str, arguments: Sequence[str]) -> Beside:

@@ -24,11 +24,17 @@ _MOST: Final = 1 << 30
 _PIECE: Final = 1 << 20
 
 _FIRST_LOOK: Final = 0.3
-"""Seconds after which reading along begins. On Docker to start a program takes a tenth of one from what starts too."""
+"""Seconds after which reading along begins where that costs much: an engine may need a tenth of one for it."""
+
+_LAST_LINES: Final = 0.2
+"""Seconds that what was read along may still be on its way when the command has ended."""
+
+_READY: Final = "ready"
+_END: Final = "end"
 
 
 class Reports:
-    """What is told in a sandbox, from the moment this is made.
+    """What is told in a sandbox, from the moment this is made, which is before the command begins.
 
     A program beside the command reads along where the image has a Python to run it; what it has not told by the end
     stands in the file. ``redact`` is given every text. ``problem`` says why something could not be read.
@@ -40,8 +46,10 @@ class Reports:
         self._redact = redact
         self._read = 0
         self._live = True
+        self._ready = self._whole = False
+        self._hears_the_end = sandbox.listens
         self._made = time.monotonic()
-        self._beside: Beside | None = None
+        self._beside = self._begin() if sandbox.listens else None
 
     def so_far(self) -> Iterator[Event]:
         """What has been told since the last time, without waiting."""
@@ -49,20 +57,33 @@ class Reports:
             # Not while the command begins, which waits for nothing of ours, and may be over before there is much.
             if time.monotonic() - self._made < _FIRST_LOOK:
                 return
-            program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
-            self._beside = self._sandbox.run_beside(program, [REPORTS])
-        while self._live and self._read < _MOST and (line := self._beside.line(0)) is not None:
-            if "\ufffd" in line:
-                self._live = False  # it is none of ours, and its length is not known any more
-                return
-            yield from self._event(line.encode() + b"\n")
+            self._beside = self._begin()
+        yield from self._along(self._beside, 0)
+
+    def _begin(self) -> Beside:
+        program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
+        return self._sandbox.run_beside(program, [REPORTS])
+
+    def _along(self, beside: Beside, timeout: float) -> Iterator[Event]:
+        """What has been read along, and what is within ``timeout`` seconds without any."""
+        while self._live and self._read < _MOST and (line := beside.line(timeout)) is not None:
+            if line == _READY and not self._ready:
+                self._ready = True
+            elif line == _END:
+                self._live, self._whole = False, True
+            elif "\ufffd" in line or not line.startswith("{"):
+                self._live = False  # it is none of ours, and its length may not be known any more
+            else:
+                yield from self._event(line.encode() + b"\n")
 
     def rest(self) -> Iterator[Event]:
         """What is still to be read, now that the command has ended. To be exhausted, once."""
         if self._beside is not None:
-            yield from self.so_far()
+            yield from self._along(self._beside, 0)
+            if self._ready and self._hears_the_end:
+                yield from self._along(self._beside, _LAST_LINES)
         try:
-            for line in self._lines():
+            for line in () if self._whole else self._lines():
                 if self._read >= _MOST:
                     break
                 yield from self._event(line)

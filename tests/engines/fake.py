@@ -233,6 +233,10 @@ class FakeSandbox:
                 self.running.clear()
                 return CommandExit(137, deadline, timed_out=True)
 
+    @property
+    def listens(self) -> bool:
+        return False
+
     def run_beside(self, program: str, arguments: Sequence[str]) -> FakeWatcher | FakeFollower:
         with self.engine.step("run_beside"):
             return FakeWatcher(self, arguments) if len(arguments) > 1 else FakeFollower()

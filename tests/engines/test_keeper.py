@@ -93,8 +93,8 @@ def test_a_shell_that_is_told_has_the_variables_as_they_are(tmp_path) -> None:
     env = {"QUOTES": 'it\'s "$HOME" `x` \\', "LINES_": "a\n b\n\n", "BYTES": os.fsdecode(b"\xff\xc3\xa9"), "EMPTY": ""}
     script = told(TOKEN, 'printf "%s|" "$QUOTES" "$LINES_" "$BYTES" "$EMPTY" "$PWD"', cwd=str(tmp_path), env=env)
     assert script is not None
-    first, size, *lines, last, _ = script.split(b"\n")
-    assert (first, size) == (last, b"0") == (TOKEN.encode(), b"0")
+    first, what, size, *lines, last, _ = script.split(b"\n")
+    assert (first, what, size, last) == (TOKEN.encode(), b"command", b"0", TOKEN.encode())
     printed = subprocess.run(["/bin/sh", "-c", b"\n".join(lines)], capture_output=True, check=True).stdout
     assert printed == b"".join(os.fsencode(value) + b"|" for value in [*env.values(), str(tmp_path)])
 

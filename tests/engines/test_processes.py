@@ -156,12 +156,17 @@ def test_a_command_that_the_kernel_killed_for_memory_is_told_from_one_that_was_k
         assert (again.code, again.exit.out_of_memory) == (137, False)
 
 
-def test_the_sandbox_ends_when_its_process_is_killed(docker: DockerEngine, docker_base: StoredImage) -> None:
+@pytest.mark.parametrize("beside", [None, "import time; time.sleep(300)"], ids=["alone", "beside"])
+def test_the_sandbox_ends_when_its_process_is_killed(
+    docker: DockerEngine, docker_base: StoredImage, beside: str | None
+) -> None:
     script = f"""if True:
         from pytest_stagebuild.engines import connect
         engine, _ = connect("docker")
         sandbox = engine.sandbox(engine.find_image({docker_base.id!r}), labels={{}}, network=False, life=300)
         sandbox.start()
+        if {beside!r}:
+            sandbox.run_beside({beside!r}, [])
         def show(stream, piece):
             print(sandbox.name, flush=True)
         sandbox.run("trap '' TERM HUP; echo on; sleep 300", cwd="/", env={{}}, timeout=None, output=show)

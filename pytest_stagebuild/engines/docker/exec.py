@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -102,23 +103,15 @@ class Streamed:
         if self._problem is not None:
             raise self._problem
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Keep whatever ends the reading for the thread that waits."""
+    def _end_reading(self, error: BaseException | None) -> None:
+        """Say that there is no more; whatever ended the reading is kept for the thread that waits."""
         from urllib3.exceptions import HTTPError
 
-        try:
-            yield
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
-            # Closing a response that is being read ends in any of these.
-            if self._delivering_since is not None:
-                self._problem = error
-            elif not self._closed:
-                self._problem = self._broken_off(error)
-        except BaseException as error:  # noqa: BLE001 - what the sink raises belongs to the thread that waits
-            self._problem = error
-        finally:
-            self._over.set()
+        # Closing a response that is being read ends in any of these. What the sink raises belongs to whoever waits.
+        if isinstance(error, (HTTPError, OSError, ValueError, AttributeError)) and self._delivering_since is None:
+            error = None if self._closed else self._broken_off(error)
+        self._problem = error
+        self._over.set()
 
     def _broken_off(self, error: Exception) -> EngineError | None:
         """What it means that the engine ended the stream so; nothing where that is how a container's end looks."""
@@ -183,12 +176,16 @@ class Execution(Streamed):
         self._response.close()
 
     def _read(self) -> None:
-        with self._reading():
+        error: BaseException | None = None
+        try:
             for stream, piece in frames(self._response.raw.read):
                 if len(self._first_output) < _HEAD:
                     self._first_output += piece[:_HEAD]
                 if not self._deliver(stream, piece):
-                    return
+                    break
+        except BaseException as caught:  # noqa: BLE001 - it belongs to the thread that waits
+            error = caught
+        self._end_reading(error)
 
     def _broken_off(self, error: Exception) -> EngineError | None:
         return EngineError(f"the engine broke off the command's output: {words_of(error)}")
@@ -201,34 +198,59 @@ class Execution(Streamed):
 
 
 class DockerBeside:
-    """See :class:`~pytest_stagebuild.engines.protocol.Beside`."""
+    """See :class:`~pytest_stagebuild.engines.protocol.Beside`. It is given what the program prints."""
 
-    def __init__(self, connection: Connection, container: str, argv: Sequence[str]) -> None:
-        self._printed = {"stdout": b"", "stderr": b""}
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque()
+        self._part = b""
         self._news = threading.Condition()
-        self._execution = Execution(connection, container, argv, output=self._take, user="0:0")
+
+    @property
+    def over(self) -> bool:
+        """Whether it will print no more."""
+        raise NotImplementedError
 
     def line(self, timeout: float) -> str | None:
         deadline = time.monotonic() + timeout
         with self._news:
             # The end of the output comes without news.
-            while b"\n" not in self._printed["stdout"]:
-                if self._execution.over or time.monotonic() > deadline:
+            while not self._lines:
+                if self.over or time.monotonic() > deadline:
                     return None
                 self._news.wait(0.05)
-            line, _, self._printed["stdout"] = self._printed["stdout"].partition(b"\n")
-        return line.decode(errors="replace")
+            return self._lines.popleft().decode(errors="replace")
+
+    def _printed(self, piece: bytes) -> None:
+        with self._news:
+            *lines, self._part = (self._part + piece).split(b"\n")
+            self._lines.extend(lines)
+            self._news.notify_all()
+
+
+class ExecutedBeside(DockerBeside):
+    """A program that the engine has started beside the commands."""
+
+    def __init__(self, connection: Connection, container: str, argv: Sequence[str]) -> None:
+        super().__init__()
+        self._said = b""
+        self._execution = Execution(connection, container, argv, output=self._take, user="0:0")
+
+    @property
+    def over(self) -> bool:
+        return self._execution.over
 
     def complaint(self) -> str:
-        return self._printed["stderr"].decode(errors="replace").strip().rpartition("\n")[2]
+        return self._said.decode(errors="replace").strip().rpartition("\n")[2]
 
     def close(self) -> None:
+        """Hear no more of it."""
         self._execution.close()
 
     def _take(self, stream: Stream, piece: bytes) -> None:
-        with self._news:
-            self._printed[stream] += piece
-            self._news.notify_all()
+        if stream == "stdout":
+            self._printed(piece)
+        else:
+            self._said += piece
 
 
 def output_of(connection: Connection, container: str, argv: Sequence[str], *, timeout: float) -> bytes:

@@ -35,12 +35,15 @@ exit 1
 # for the command that it is told would do so as well; the children that guard the input do, and end by SIGKILL.
 # It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
 # along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
-# gives: a line, a number, more lines up to another like the first, and so many bytes.
+# gives: a line, what it is, a number, more lines up to another like the first, and so many bytes.
 # /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
-# Only one command is told: whoever reads the input while it runs cannot be parted from it again for sure.
+# Only one command is told, after what runs beside it: whoever reads the input while it runs cannot be parted from it
+# again for sure.
 # The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
 # what it has left.
+# What runs beside has the one output for itself, and the command the other for both of its own. It ignores what the
+# command sends to its group. Only the shell can tell for sure that it has ended.
 _KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
@@ -67,33 +70,45 @@ watched() {{
   [ "$code" -gt 128 ] || kill -s KILL -- -1
   return "$code"
 }}
-ended() {{
-  printf '\\036%s%s\\n' "$token" "$1" >&4; printf '\\036%s\\n' "$token" >&5
-  /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
-}}
-list=$2 told=
-if [ -n "$list" ]; then
+first() {{ first=${{told%%"$newline"*}} told=${{told#*"$newline"}}; }}
+hear() {{
   while told=$(trap '' {_SIGNALS}; guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
   [ "$code" = 0 ] || exit
-  token=${{told%%"$newline"*}} told=${{told#*"$newline"}}
-  size=${{told%%"$newline"*}} told=${{told#"$size"}}
+  told=$told$newline
+  first; token=$first; first; what=$first; first; size=$first
   extracted=yes; [ "$size" = 0 ] || head -c "$size" <&3 | tar -xf - -C / || extracted= told=
   printf "$extracted\\n" >&4
+}}
+begin_guard() {{ {{ trap '' {_SIGNALS}; watched; }} & guard=$!; }}
+begin_beside() {{ (trap '' {_SIGNALS}; eval "$told") 3<&- >&5 2>&5 4>&- 5>&- & beside=$!; }}
+ended() {{
+  printf '\\036%s%s\\n' "$token" "$1" >&4
+  if [ -n "$beside" ]; then kill -s CONT "$beside"; else printf '\\036%s\\n' "$token" >&5; fi
+  /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
+}}
+list=$2 told= what= beside=
+if [ -n "$list" ]; then
+  while hear; [ "$what" = beside ]; do [ -z "$told" ] || begin_beside; done
 fi
+begin_guard
 if [ -n "$told" ]; then
-  {{ trap '' {_SIGNALS}; watched; }} &
-  (eval "$told") 3<&- >&4 2>&5 4>&- 5>&-
+  errors=5; [ -z "$beside" ] || errors=4
+  (eval "$told") 3<&- >&4 2>&"$errors" 4>&- 5>&-
   ended "$?"
-  wait "$!"
-else
-  watched
 fi
+if [ -n "$beside" ]; then
+  kill -s 0 "$guard" || begin_guard
+  wait "$beside"; printf '\\036' >&5
+fi
+wait "$guard"
 code=$?
 while [ "$code" -gt 128 ]; do
   watched
   code=$?
 done
 """
+
+BESIDE_ENDED: Final = b"\x1e"
 
 # The command line is read before the state: a process that ended in between has none, and is then seen to be ending.
 _LIST: Final = """
@@ -165,20 +180,33 @@ def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive:
     an empty one, and runs nothing.
 
     On each of its two outputs :func:`end_mark` then follows what the command printed. On standard output its exit code
-    and a newline come after that, then the listing for :func:`nothing_left`, and the mark once more.
+    and a newline come after that, then the listing for :func:`nothing_left`, and the mark once more. Where something
+    runs beside, both outputs of the command are the one, and what runs beside gets SIGCONT at the command's end.
     """
     if any(not _NAME.fullmatch(name) or name in _SHELLS_OWN for name in env):
         return None
     script = [f"cd {shlex.quote(cwd)} && unset PWD OLDPWD || exit 126"]
     script += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     script.append(f"exec /bin/sh -c {shlex.quote(command)}")
-    text = "\n".join((token, str(len(archive)), *script, token, ""))
-    return None if _CONTROLS.search(text) else os.fsencode(text) + archive
+    return _telling(token, "command", script, archive)
+
+
+def told_beside(token: str, argv: Sequence[str], archive: bytes = b"") -> bytes | None:
+    """What makes a keeper that listens extract ``archive`` and run ``argv`` beside what it is told next, as above.
+
+    It can be told so once. What that prints comes on its standard error, and :data:`BESIDE_ENDED` after it.
+    """
+    return _telling(token, "beside", [f"exec {shlex.join(argv)}"], archive)
 
 
 def told_nothing(token: str) -> bytes:
     """What makes a keeper that listens do nothing else but to keep."""
-    return f"{token}\n0\n{token}\n".encode()
+    return f"{token}\nnothing\n0\n{token}\n".encode()
+
+
+def _telling(token: str, what: str, script: Sequence[str], archive: bytes) -> bytes | None:
+    text = "\n".join((token, what, str(len(archive)), *script, token, ""))
+    return None if _CONTROLS.search(text) else os.fsencode(text) + archive
 
 
 def end_mark(token: str) -> bytes:

@@ -8,20 +8,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, interrupter
-from pytest_stagebuild.engines.docker.exec import Streamed, frames
+from pytest_stagebuild.engines.docker.exec import DockerBeside, Streamed, frames
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
-if TYPE_CHECKING:
-    from requests import Response
-
 _KILLED = 137
+
+_LAST_WORDS = 1.0
+"""Seconds that what a program beside says of its end may still be on its way."""
 
 
 class MainProcess:
@@ -31,29 +30,48 @@ class MainProcess:
         outputs = "&stdout=1&stderr=1" if connection.is_plain else ""
         self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}", None)
         self._socket = interrupter(self._response)
-        self._listens = threading.Lock()
-        if not connection.is_plain:
-            self._listens.acquire()
+        self._telling = threading.Lock()
+        self._listens = connection.is_plain and self._socket is not None
         self._reader: threading.Thread | None = None
+        self._ended = False
+        self._command: MainCommand | None = None
+        self._beside: MainBeside | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether it can still be told something."""
+        return self._listens
 
     def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes, output: OutputSink
     ) -> MainCommand | None:
         """Have it extract an archive and run a command, the first in the container; None where it cannot."""
-        if not self._listens.acquire(blocking=False) or self._socket is None:
-            return None
-        token = keeper.new_token()
-        told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
-        try:
-            self._socket.sendall(told or keeper.told_nothing(token))
-        except OSError as error:
-            raise EngineError("the sandbox ended before a command could begin. Run again.") from error
-        if told is None:
-            return None
-        begun = MainCommand(token, output)
-        self._reader = threading.Thread(target=begun.read, args=(self._response,), name="stagebuild-main", daemon=True)
-        self._reader.start()
-        return begun
+        with self._telling:
+            if not self._listens:
+                return None
+            self._listens = False
+            token = keeper.new_token()
+            told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
+            if told is not None:
+                self._command = MainCommand(token, output, both_in_one=self._beside is not None)
+            self._tell(told or keeper.told_nothing(token))
+            if self._command is not None and self._ended:
+                self._command.end(None)
+            return self._command
+
+    def run_beside(self, argv: Sequence[str], archive: bytes) -> MainBeside | None:
+        """Have it extract an archive and run a program beside the first command; None where it cannot."""
+        with self._telling:
+            told = keeper.told_beside(keeper.new_token(), argv, archive)
+            if not self._listens or self._beside is not None or told is None:
+                return None
+            self._beside = MainBeside()
+            self._tell(told)
+            if self._ended:
+                self._beside.end()
+            if not self._beside.has_begun():
+                self._beside = None
+            return self._beside
 
     def close(self) -> None:
         """Let it end."""
@@ -65,19 +83,115 @@ class MainProcess:
                 self._reader.join(timeout=5)
         self._response.close()
 
+    def _tell(self, what: bytes) -> None:
+        try:
+            if self._socket is not None:
+                self._socket.sendall(what)
+        except OSError as error:
+            raise EngineError("the sandbox ended before a command could begin. Run again.") from error
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, name="stagebuild-main", daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        error: BaseException | None = None
+        try:
+            for stream, piece in frames(self._response.raw.read):
+                beside, command = self._beside, self._command
+                if beside is not None and (stream == "stderr" or command is None):
+                    beside.take(stream, piece)
+                elif command is not None:
+                    command.take(stream, piece)
+        except BaseException as caught:  # noqa: BLE001 - it belongs to the thread that waits
+            error = caught
+        self._listens = False
+        self._ended = True
+        if self._beside is not None:
+            self._beside.end()
+        if self._command is not None:
+            self._command.end(error)
+
+
+class MainBeside(DockerBeside):
+    """A program that the main process has started beside the first command. Its complaints come among its lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answer = Answer()
+        self._ended = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        return self._ended.is_set()
+
+    def complaint(self) -> str:
+        self._ended.wait(_LAST_WORDS)
+        with self._news:
+            unheard = b"\n".join([*self._lines, self._part])
+        return unheard.decode(errors="replace").strip().rpartition("\n")[2]
+
+    def has_begun(self) -> bool:
+        """Whether it was begun, once that is known."""
+        return self._answer.wait()
+
+    def take(self, stream: Stream, piece: bytes) -> None:
+        """Its own output is stderr; on the other one stands whether it was begun."""
+        if stream == "stdout":
+            self._answer.feed(piece)
+        elif not self.over:
+            printed, ended, _ = piece.partition(keeper.BESIDE_ENDED)
+            self._printed(printed)
+            if ended:
+                self._ended.set()
+
+    def end(self) -> None:
+        """Say that no more can come."""
+        self._answer.give_up()
+        self._ended.set()
+
+    def close(self) -> None:
+        """It ends with the container."""
+
+
+class Answer:
+    """The line by which the main process says whether it could extract an archive."""
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._given = threading.Event()
+
+    def wait(self) -> bool:
+        """Whether it could, once that is known."""
+        self._given.wait()
+        return self._line != b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What comes after the line."""
+        if self._given.is_set():
+            return piece
+        self._line, newline, after = (self._line + piece).partition(b"\n")
+        if newline:
+            self._given.set()
+        return after
+
+    def give_up(self) -> None:
+        """There will be none any more."""
+        self._given.set()
+
 
 class MainCommand(Streamed):
     """A command that the main process runs. What was printed after its end is read and dropped."""
 
-    def __init__(self, token: str, output: OutputSink) -> None:
+    def __init__(self, token: str, output: OutputSink, *, both_in_one: bool) -> None:
         super().__init__(output)
         self._token = token
         self._mark = keeper.end_mark(token)
-        self._ends: dict[Stream, End] = {"stdout": End(self._mark), "stderr": End(self._mark)}
+        streams: tuple[Stream, ...] = ("stdout",) if both_in_one else ("stdout", "stderr")
+        self._ends = {stream: End(self._mark) for stream in streams}
         self._code: int | None = None
         self._listing: bytes | None = None
-        self._answer = b""
-        self._answered = threading.Event()
+        self._answer = Answer()
+        self._delivering = True
         self._listed = threading.Event()
 
     def wait(self, timeout: float | None, meanwhile: Callable[[], None] | None = None) -> int | None:
@@ -92,36 +206,28 @@ class MainCommand(Streamed):
 
     def was_refused(self) -> bool:
         """Whether it does not run, for want of programs that extract an archive."""
-        self._answered.wait()
-        return self._answer == b""
+        return not self._answer.wait()
 
     def left_nothing(self, timeout: float) -> bool:
         """Whether it was seen that no process of the command was left when it had ended."""
         self._listed.wait(timeout)
         return self._listing is not None and keeper.nothing_left(self._listing, self._token)
 
-    def read(self, response: Response) -> None:
-        """Deliver what comes, until there is no more."""
-        delivering = True
-        with self._reading():
-            for stream, piece in frames(response.raw.read):
-                before = self._ends[stream].feed(self._after_the_answer(piece) if stream == "stdout" else piece)
-                if before and delivering:
-                    delivering = self._deliver(stream, before)
-                if all(end.rest is not None for end in self._ends.values()):
-                    self._end()
-        for event in (self._listed, self._answered):
-            event.set()
+    def take(self, stream: Stream, piece: bytes) -> None:
+        """Deliver it, but for what the main process says itself."""
+        before = self._ends[stream].feed(self._answer.feed(piece) if stream == "stdout" else piece)
+        if before and self._delivering:
+            self._delivering = self._deliver(stream, before)
+        if all(end.rest is not None for end in self._ends.values()):
+            self._look_at_the_end()
 
-    def _after_the_answer(self, piece: bytes) -> bytes:
-        if self._answered.is_set():
-            return piece
-        self._answer, answered, after = (self._answer + piece).partition(b"\n")
-        if answered:
-            self._answered.set()
-        return after
+    def end(self, error: BaseException | None) -> None:
+        """Say that no more can come."""
+        self._end_reading(error)
+        self._listed.set()
+        self._answer.give_up()
 
-    def _end(self) -> None:
+    def _look_at_the_end(self) -> None:
         code, newline, after = (self._ends["stdout"].rest or b"").partition(b"\n")
         if newline and not self._over.is_set():
             self._code = int(code)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.changes import changed_files
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
-from pytest_stagebuild.engines.docker.exec import DockerBeside, Execution, output_of
+from pytest_stagebuild.engines.docker.exec import ExecutedBeside, Execution, output_of
 from pytest_stagebuild.engines.docker.images import Reference, parse_reference
-from pytest_stagebuild.engines.docker.main_process import MainCommand, MainProcess
+from pytest_stagebuild.engines.docker.main_process import MainBeside, MainCommand, MainProcess
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
@@ -59,7 +59,7 @@ class DockerSandbox:
         self._last_run: MainCommand | None = None
         self._to_come = b""
         self._reading: Generator[bytes, None, None] | None = None
-        self._beside: DockerBeside | None = None
+        self._beside: list[ExecutedBeside | MainBeside] = []
         self._kills_seen = 0
         api = connection.quick
         with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
@@ -189,13 +189,26 @@ class DockerSandbox:
             rest, self._to_come = self._to_come, b""
             self._put([rest])
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> DockerBeside:
+    @property
+    def listens(self) -> bool:
+        return self._main is not None and self._main.listens and self.owner == Owner(0, 0)
+
+    def run_beside(self, program: str, arguments: Sequence[str]) -> ExecutedBeside | MainBeside:
+        argv = keeper.beside_command(program, arguments)
+        beside: ExecutedBeside | MainBeside | None = None
+        if self._main is not None and self.listens:
+            to_come, self._to_come = self._to_come, b""
+            beside = self._main.run_beside(argv, to_come)
+            if beside is None:
+                self._to_come = to_come
         self._put_the_rest()
-        self._beside = DockerBeside(self._connection, self.name, keeper.beside_command(program, arguments))
-        return self._beside
+        if beside is None:
+            beside = ExecutedBeside(self._connection, self.name, argv)
+        self._beside.append(beside)
+        return beside
 
     def end_processes(self) -> list[str]:
-        return self._end_processes(spare=self._beside is not None)
+        return self._end_processes(spare=bool(self._beside))
 
     def _end_processes(self, *, spare: bool) -> list[str]:
         ended: dict[int, str] = {}
@@ -266,9 +279,8 @@ class DockerSandbox:
             if self._main is not None:
                 self._main.close()
                 self._main = None
-            if self._beside is not None:
-                self._beside.close()
-                self._beside = None
+            while self._beside:
+                self._beside.pop().close()
 
     def __enter__(self) -> Self:
         return self

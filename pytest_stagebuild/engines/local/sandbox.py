@@ -178,6 +178,10 @@ class LocalSandbox:
             return CommandExit(137, duration, timed_out=True)
         return CommandExit(code, duration, out_of_memory=code != 0 and _killed_for_memory() > killed_before)
 
+    @property
+    def listens(self) -> bool:
+        return False
+
     def run_beside(self, program: str, arguments: Sequence[str]) -> LocalBeside:
         out, their_out = os.pipe()
         complaints, their_complaints = os.pipe()

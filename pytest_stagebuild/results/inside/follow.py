@@ -1,29 +1,37 @@
 """Runs beside the test command and prints what is appended to a file, as it comes, in whole lines.
 
-It stands alone: standard library only, Python 3.6 or newer. Usage: follow.py FILE. It ends with the container.
+It stands alone: standard library only, Python 3.6 or newer. Usage: follow.py FILE. It prints "ready" first. When it is
+told by SIGCONT that no more will come it prints "end" last, provided that it has printed the whole of a file that is
+there still; else it ends with the container.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import time
 
 _PAUSE = 0.01
 _PIECE = 1 << 16
 
 
 def main() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
+    _print(b"ready\n")
     left = b""
+    over = False
     with open(sys.argv[1], "rb", buffering=0) as file:
         while True:
             piece = file.read(_PIECE)
-            if not piece:
-                time.sleep(_PAUSE)
-                continue
-            lines, end, left = (left + piece).rpartition(b"\n")
-            if end:
+            if piece:
+                lines, end, left = (left + piece).rpartition(b"\n")
                 _print(lines + end)
+            elif not over:
+                over = signal.sigtimedwait({signal.SIGCONT}, _PAUSE) is not None
+            elif not left and os.path.samestat(os.stat(sys.argv[1]), os.fstat(file.fileno())):
+                return _print(b"end\n")
+            else:
+                return None
 
 
 def _print(text: bytes) -> None:
