@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
+from bare import busybox
 from worlds import World, run
 
 FOLLOWS_TWICE = "import time\nprint('one', flush=True)\ntime.sleep({pause})\nprint('two', flush=True)\n"
@@ -102,9 +104,22 @@ def test_what_it_holds_is_no_part_of_the_time_limit(real: World) -> None:
         assert run(sandbox, "echo after").stdout == b"after\n"
 
 
+@pytest.fixture(params=["dash", "bash", "busybox"])
+def shell_world(docker_world: World, request: pytest.FixtureRequest) -> World:
+    """One with another /bin/sh."""
+    with docker_world.sandbox() as sandbox:
+        if request.param == "busybox":
+            sandbox.put([busybox(["sh"])])
+        sandbox.start()
+        if request.param == "bash":
+            assert run(sandbox, "ln -sf bash /bin/sh", cwd="/", user="root").code == 0
+        image = sandbox.commit(docker_world.name(), docker_world.labels)
+    return dataclasses.replace(docker_world, image=image)
+
+
 @pytest.mark.parametrize("env", [{}, {"ESCAPED": "\x1b[0m"}], ids=["told", "executed"])
-def test_its_end_is_seen_where_a_command_kills_everything(docker_world: World, env: dict[str, str]) -> None:
-    with docker_world.started() as sandbox:
+def test_its_end_is_seen_where_a_command_kills_everything(shell_world: World, env: dict[str, str]) -> None:
+    with shell_world.started() as sandbox:
         beside = sandbox.run_beside(GOES_ON, [])
         assert beside.line(60) == "ready"
         assert run(sandbox, "kill -9 -1; echo on", env=env).stdout == b"on\n"
@@ -116,8 +131,18 @@ def test_its_end_is_seen_where_a_command_kills_everything(docker_world: World, e
         assert run(sandbox, "echo after").stdout == b"after\n"
 
 
-def test_where_a_process_listens_it_is_told_of_the_end(docker_world: World) -> None:
-    with docker_world.started() as sandbox:
+def test_its_end_is_seen_before_there_is_a_command(shell_world: World) -> None:
+    with shell_world.started() as sandbox:
+        beside = sandbox.run_beside("raise SystemExit('no more')", [])
+        assert beside.line(60) == "no more"
+        begun = time.monotonic()
+        assert beside.line(60) is None
+        assert time.monotonic() - begun < 30
+        assert run(sandbox, "echo after").stdout == b"after\n"
+
+
+def test_where_a_process_listens_it_is_told_of_the_end(shell_world: World) -> None:
+    with shell_world.started() as sandbox:
         assert sandbox.listens
         beside = sandbox.run_beside(HEARS_THE_END, [])
         assert beside.line(60) == "ready"
@@ -125,3 +150,11 @@ def test_where_a_process_listens_it_is_told_of_the_end(docker_world: World) -> N
         assert beside.line(60) == "heard"
         assert beside.line(60) is None
         assert run(sandbox, "echo after").stdout == b"after\n"
+
+
+def test_signals_to_the_group_of_the_command_are_not_for_the_shell_beside_it(shell_world: World) -> None:
+    with shell_world.started() as sandbox:
+        beside = sandbox.run_beside(HEARS_THE_END, [])
+        assert beside.line(60) == "ready"
+        assert run(sandbox, "kill -TERM 0; sleep 60").code == 143
+        assert beside.line(60) == "heard"

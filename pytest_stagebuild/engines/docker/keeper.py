@@ -43,7 +43,7 @@ exit 1
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
 # what it has left.
 # What runs beside has the one output for itself, and the command the other for both of its own. It ignores what the
-# command sends to its group. Only the shell can tell for sure that it has ended.
+# command sends to its group. That it has ended is told by a shell of its own, or by the keeper where both were killed.
 _KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
@@ -80,7 +80,13 @@ hear() {{
   printf "$extracted\\n" >&4
 }}
 begin_guard() {{ {{ trap '' {_SIGNALS}; watched; }} & guard=$!; }}
-begin_beside() {{ (trap '' {_SIGNALS}; eval "$told") 3<&- >&5 2>&5 4>&- 5>&- & beside=$!; }}
+beside() {{
+  trap '' {_SIGNALS}
+  eval "$told" 2>&1 & program=$!
+  trap 'kill -s CONT "$program"' CONT
+  while wait "$program"; [ "$?" -gt 128 ] && kill -s 0 "$program"; do :; done
+  printf '\\036'
+}}
 ended() {{
   printf '\\036%s%s\\n' "$token" "$1" >&4
   if [ -n "$beside" ]; then kill -s CONT "$beside"; else printf '\\036%s\\n' "$token" >&5; fi
@@ -88,7 +94,9 @@ ended() {{
 }}
 list=$2 told= what= beside=
 if [ -n "$list" ]; then
-  while hear; [ "$what" = beside ]; do [ -z "$told" ] || begin_beside; done
+  while hear; [ "$what" = beside ]; do
+    [ -z "$told" ] || {{ beside 3<&- >&5 4>&- 5>&- & beside=$!; }}
+  done
 fi
 begin_guard
 if [ -n "$told" ]; then
