@@ -88,7 +88,7 @@ def run_to_checkpoint(
             manifest=upload.sent,
             version=workplace.version.version if workplace.version else "",
         )
-        sandbox.put([archive_of({RECORD_PATH: run.record.to_bytes(), **PROBES})])
+        sandbox.put([archive_of({RECORD_PATH: run.record.to_bytes(), **PROBES})], later=True)
         step("record written")
         run.image = sandbox.commit(image_name(project, uuid), {LABEL + "uuid": uuid})
         step("committed")

@@ -119,8 +119,8 @@ class Sandbox(Protocol):
     def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
         """Extract an uncompressed tar at ``/``, as its headers say.
 
-        What can come ``later`` need not be there before the first command of the image's user; it is small, and made of
-        root's files and folders alone.
+        What can come ``later`` need not be there before the next command, :meth:`get` or :meth:`commit`; it is small,
+        and made of root's files and folders alone.
         """
 
     def get(self, path: str) -> Iterator[bytes]:

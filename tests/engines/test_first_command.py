@@ -1,4 +1,4 @@
-"""The first command in a sandbox and what comes with it, which an engine may treat otherwise than those that follow."""
+"""The first command in a sandbox and what comes with it and right after it, which an engine may treat otherwise."""
 
 from __future__ import annotations
 
@@ -61,3 +61,56 @@ def test_the_first_command_and_the_second_find_the_same(real: World) -> None:
         return re.sub(r"HOSTNAME=.*\n|SigQ:.*|pipe:\[\d+\]|\S+ +\d+ \d\d:\d\d|/proc/\d+", "", text)
 
     assert steady(first) == steady(second)
+
+
+LEFT = "(trap '' TERM HUP; while :; do sleep 0.1; done) >/dev/null 2>&1 &"
+
+
+@pytest.mark.parametrize("command", ["true", "exit 3", "kill -9 -1; true", LEFT, "kill -TERM 0", "printf '\\036'; cat"])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+def test_steps_of_ours_after_it(real: World, command: str, beside: bool) -> None:
+    files = {".our/": b"", ".our/a": b"\n\0\xff" * 5000, ".our/b": b""}
+    with real.started() as sandbox:
+        if beside:
+            sandbox.run_beside("import time\nwhile True:\n    time.sleep(1)", [])
+        run(sandbox, command)
+        sandbox.end_processes()
+        said = run(sandbox, "echo out; echo err >&2; pwd; id -u; exit 4", user="root", cwd="/usr")
+        assert (said.code, sorted((said.stdout + said.stderr).split())) == (4, [b"/usr", b"0", b"err", b"out"])
+        for _ in range(2):
+            sandbox.put([tar_of(files)], later=True)
+            assert run(sandbox, "ls -A /.our", user="root").stdout == b"a\nb\n"
+            assert run(sandbox, "rm -rf /.our && echo 'it is' \"gone\"", user="root").stdout == b"it is gone\n"
+        assert run(sandbox, "echo second; cat").stdout == b"second\n"
+        assert sandbox.end_processes() == []
+        sandbox.put([tar_of(files)], later=True)
+        image = sandbox.commit(real.name(), {})
+        with real.engine.sandbox(image, labels={}, network=False, life=300) as other:
+            assert {name: data for name, (_, data) in members_of(other.get("/.our")).items()} == {
+                ".our": b"",
+                ".our/a": b"\n\0\xff" * 5000,
+                ".our/b": b"",
+            }
+
+
+def test_they_do_not_need_the_engine(docker_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with docker_world.started() as sandbox:
+        run(sandbox, "true")
+        monkeypatch.delattr("pytest_stagebuild.engines.docker.sandbox.Execution")
+        assert sandbox.end_processes() == []
+        sandbox.put([tar_of({"run/a": b"x"})], later=True)
+        assert run(sandbox, "cat /run/a", user="root").stdout == b"x"
+
+
+@pytest.mark.parametrize("program", ["head", "tar"])
+@pytest.mark.parametrize("with_it", ["rm -f", "ln -sf true", "ln -sf false"])
+def test_a_command_that_takes_the_programs_away_that_steps_need(real: World, program: str, with_it: str) -> None:
+    with real.started() as sandbox:
+        user = "root" if real.image.config.user else "image"
+        assert run(sandbox, f"cd /bin; {with_it} {program}; cd /usr/bin; {with_it} {program}", user=user).code == 0
+        sandbox.end_processes()
+        sandbox.put([tar_of({"a.sh": b"echo no\n" * 3000, "b.sh": b"\necho no\n" * 3000})], later=True)
+        assert run(sandbox, "cat /a.sh | wc -c; echo on", user="root").stdout == b"24000\non\n"
+        image = sandbox.commit(real.name(), {})
+        with real.engine.sandbox(image, labels={}, network=False, life=300) as other:
+            assert len(members_of(other.get("/b.sh"))["b.sh"][1]) == 27000

@@ -29,6 +29,32 @@ done
 exit 1
 """
 
+# Reads the archive to its end, whoever extracts it, or what comes after it would be read from its middle. A `tar` that
+# the command has made a link to `true` lists nothing.
+_EXTRACT: Final = """
+extract() {
+  head -c "$1" | {
+    listed=$(tar -xvf - -C / 2>&1) && [ -n "$listed" ]; code=$?
+    while read -r rest; do :; done
+    exit "$code"
+  }
+}
+"""
+
+# Waits for the end of the input, and does the steps of ours that are told before: see `told_step`. Where something else
+# comes than was agreed upon, it does nothing more.
+_WAIT: Final = f"""{_EXTRACT}
+while IFS= read -r token && IFS= read -r size && IFS= read -r script; do
+  printf "\\036%s" "$token" >&4
+  [ "$size" = 0 ] || extract "$size"
+  code=$?
+  [ "$code" != 0 ] || {{ (eval "$script") </dev/null >&4 2>&1; code=$?; }}
+  printf "\\036%s%s\\n" "$token" "$code" >&4
+  IFS= read -r after && [ "$after" = "$token" ] || break
+done
+while read -r line; do :; done
+"""
+
 # The shell itself is PID 1: signals from inside that it has no handler for do not reach it, not even SIGKILL
 # (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. Shells have handlers
 # of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`. It does not ignore them,
@@ -58,25 +84,27 @@ guarded() (
   while now; left=$((end - now)); [ "$left" -gt 0 ]; do
     set -- /bin/sh -c "$script" {MARK}
     [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
-    "$@" <&3 3<&- 4>&- 5>&-
+    "$@" <&3 3<&- 5>&-
     code=$?
     [ "$code" -gt 128 ] || exit "$code"
   done
   exit 1
 )
 watched() {{
-  guarded 'while read -r line; do :; done'
+  guarded "$waiting"
   code=$?
   [ "$code" -gt 128 ] || kill -s KILL -- -1
   return "$code"
 }}
 first() {{ first=${{told%%"$newline"*}} told=${{told#*"$newline"}}; }}
+{_EXTRACT}
 hear() {{
   while told=$(trap '' {_SIGNALS}; guarded '{_LISTEN}'); code=$?; [ "$code" -gt 128 ]; do :; done
   [ "$code" = 0 ] || exit
   told=$told$newline
   first; token=$first; first; what=$first; first; size=$first
-  extracted=yes; [ "$size" = 0 ] || head -c "$size" <&3 | tar -xf - -C / || extracted= told=
+  extracted=yes; [ "$size" = 0 ] || extract "$size" <&3 || extracted=
+  [ -n "$extracted" ] || {{ told= waiting='while read -r line; do :; done'; }}
   printf "$extracted\\n" >&4
 }}
 begin_guard() {{ {{ trap '' {_SIGNALS}; watched; }} & guard=$!; }}
@@ -92,7 +120,7 @@ ended() {{
   if [ -n "$beside" ]; then kill -s CONT "$beside"; else printf '\\036%s\\n' "$token" >&5; fi
   /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
 }}
-list=$2 told= what= beside=
+list=$2 told= what= beside= waiting='{_WAIT}'
 if [ -n "$list" ]; then
   while hear; [ "$what" = beside ]; do
     [ -z "$told" ] || {{ beside 3<&- >&5 4>&- 5>&- & beside=$!; }}
@@ -205,6 +233,24 @@ def told_beside(token: str, argv: Sequence[str], archive: bytes = b"") -> bytes 
     It can be told so once. What that prints comes on its standard error, and :data:`BESIDE_ENDED` after it.
     """
     return _telling(token, "beside", [f"exec {shlex.join(argv)}"], archive)
+
+
+def told_step(token: str, command: str, *, cwd: str, archive: bytes = b"") -> bytes | None:
+    """What makes a keeper extract ``archive`` and then run ``/bin/sh -c command``, or None where it cannot be told so.
+
+    For when it was told the one command, that has ended, and nothing is left of it that could take the input away. On
+    standard output then come :func:`end_mark`, what the command prints on both outputs, the mark again, and its exit
+    code with a newline, or that of extracting where this has failed. It is to be answered by :func:`heard_step`.
+    """
+    script = f"cd {shlex.quote(cwd)} && exec /bin/sh -c {shlex.quote(command)}"
+    if "\n" in script or _CONTROLS.search(script):
+        return None
+    return os.fsencode(f"{token}\n{len(archive)}\n{script}\n") + archive
+
+
+def heard_step(token: str) -> bytes:
+    """What ends a step: not before it, for some programs read ahead."""
+    return f"{token}\n".encode()
 
 
 def told_nothing(token: str) -> bytes:

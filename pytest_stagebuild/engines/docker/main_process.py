@@ -16,8 +16,12 @@ from pytest_stagebuild.engines.docker.connection import Connection, interrupter
 from pytest_stagebuild.engines.docker.exec import DockerBeside, Streamed, frames
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.values import dataclass
 
 _KILLED = 137
+
+_BEGINS = 5.0
+"""Seconds within which it begins with what it is told."""
 
 _LAST_WORDS = 1.0
 """Seconds that what a program beside says of its end may still be on its way."""
@@ -36,6 +40,8 @@ class MainProcess:
         self._ended = False
         self._command: MainCommand | None = None
         self._beside: MainBeside | None = None
+        self._step: Step | None = None
+        self._does_steps = True
 
     @property
     def listens(self) -> bool:
@@ -70,8 +76,28 @@ class MainProcess:
             if self._ended:
                 self._beside.end()
             if not self._beside.has_begun():
-                self._beside = None
+                self._beside, self._does_steps = None, False
             return self._beside
+
+    def run_step(self, command: str, *, cwd: str, archive: bytes, timeout: float) -> Done | None:
+        """Have it extract an archive and run a command of ours, once nothing is left of the first that it ran.
+
+        None where it did not begin, or did not end in time.
+        """
+        with self._telling:
+            token = keeper.new_token()
+            told = keeper.told_step(token, command, cwd=cwd, archive=archive)
+            if told is None or not self._does_steps or self._command is None or self._command.was_refused():
+                return None
+            self._step = Step(token)
+            self._tell(told)
+            if self._ended:
+                self._step.end()
+            done = self._step.wait(timeout)
+            # Where it failed, there is no telling any more what it reads next.
+            self._does_steps = done is not None and not (archive and done.code != 0)
+            self._tell(keeper.heard_step(token))
+            return done
 
     def close(self) -> None:
         """Let it end."""
@@ -97,9 +123,11 @@ class MainProcess:
         error: BaseException | None = None
         try:
             for stream, piece in frames(self._response.raw.read):
-                beside, command = self._beside, self._command
+                beside, command, step = self._beside, self._command, self._step
                 if beside is not None and (stream == "stderr" or command is None):
                     beside.take(stream, piece)
+                elif step is not None:
+                    step.take(piece)
                 elif command is not None:
                     command.take(stream, piece)
         except BaseException as caught:  # noqa: BLE001 - it belongs to the thread that waits
@@ -110,6 +138,8 @@ class MainProcess:
             self._beside.end()
         if self._command is not None:
             self._command.end(error)
+        if self._step is not None:
+            self._step.end()
 
 
 class MainBeside(DockerBeside):
@@ -151,6 +181,45 @@ class MainBeside(DockerBeside):
 
     def close(self) -> None:
         """It ends with the container."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a step ended, and all that it has printed."""
+
+    code: int
+    printed: bytes
+
+
+class Step:
+    """A command of ours after the first."""
+
+    def __init__(self, token: str) -> None:
+        self._mark = keeper.end_mark(token)
+        self._text = b""
+        self._begun = threading.Event()
+        self._over = threading.Event()
+
+    def wait(self, timeout: float) -> Done | None:
+        """What came of it; None where it did not begin soon, or did not end within ``timeout`` seconds."""
+        if not self._begun.wait(_BEGINS) or not self._over.wait(timeout):
+            return None
+        _, *after = self._text.split(self._mark)
+        return Done(int(after[1]), after[0]) if after[1:] and after[1].endswith(b"\n") else None
+
+    def take(self, piece: bytes) -> None:
+        """Look in a piece of the output for what is waited for."""
+        self._text += piece
+        _, *begun = self._text.split(self._mark)
+        if begun:
+            self._begun.set()
+        if begun[1:] and begun[-1].endswith(b"\n"):
+            self._over.set()
+
+    def end(self) -> None:
+        """Say that no more can come."""
+        self._begun.set()
+        self._over.set()
 
 
 class Answer:
