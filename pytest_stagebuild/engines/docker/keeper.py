@@ -16,12 +16,12 @@ from typing import Final
 from pytest_stagebuild.values import dataclass
 
 MARK: Final = "pytest-stagebuild-keeper"
-"""Stands in the command line of each process that belongs to the keeper."""
+"""Stands in the first line of the command line of each process that belongs to the keeper."""
 
 _SIGNALS: Final = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
 
 # Passes on what `told` gives, but for the bytes at its end.
-_LISTEN: Final = """
+_LISTEN: Final = f""": {MARK}
 IFS= read -r token && printf "%s\\n" "$token" && while IFS= read -r line; do
   [ "$line" != "$token" ] || exit 0
   printf "%s\\n" "$line"
@@ -43,7 +43,8 @@ extract() {
 
 # Waits for the end of the input, and does the steps of ours that are told before: see `told_step`. Where something else
 # comes than was agreed upon, it does nothing more.
-_WAIT: Final = f"""{_EXTRACT}
+_WAIT: Final = f""": {MARK}
+{_EXTRACT}
 while IFS= read -r token && IFS= read -r size && IFS= read -r script; do
   printf "\\036%s" "$token" >&4
   [ "$size" = 0 ] || extract "$size"
