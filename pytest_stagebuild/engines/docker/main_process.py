@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pytest_stagebuild.engines.docker import keeper
-from pytest_stagebuild.engines.docker.connection import Connection, interrupter
+from pytest_stagebuild.engines.docker.connection import QUICK, Connection, interrupter
 from pytest_stagebuild.engines.docker.exec import DockerBeside, Streamed, frames
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
@@ -231,7 +231,8 @@ class Answer:
 
     def wait(self) -> bool:
         """Whether it could, once that is known."""
-        self._given.wait()
+        if not self._given.wait(QUICK):
+            raise EngineError(f"the sandbox does not answer within {QUICK} s. Run again.")
         return self._line != b""
 
     def feed(self, piece: bytes) -> bytes:
