@@ -7,6 +7,9 @@ import re
 import pytest
 from worlds import World, members_of, run, tar_of
 
+from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.errors import EngineError
+
 
 @pytest.mark.parametrize("first", ["command", "read", "command of root", "beside", "commit"])
 def test_what_may_come_later_is_there_in_time(real: World, first: str) -> None:
@@ -114,3 +117,17 @@ def test_a_command_that_takes_the_programs_away_that_steps_need(real: World, pro
         image = sandbox.commit(real.name(), {})
         with real.engine.sandbox(image, labels={}, network=False, life=300) as other:
             assert len(members_of(other.get("/b.sh"))["b.sh"][1]) == 27000
+
+
+@pytest.mark.parametrize("size", [10, 30_000_000], ids=["small", "large"])
+def test_a_main_process_that_does_not_answer_is_not_waited_for_without_end(
+    docker: DockerEngine, docker_world: World, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_stagebuild.engines.docker.main_process.QUICK", 2)
+    with docker_world.started() as sandbox:
+        sandbox.put([tar_of({"later": b"x" * size})], later=True)
+        docker._connection.quick.pause(sandbox.name)
+        with pytest.raises(EngineError, match=r"^the sandbox (does not answer|ended before)"):
+            sandbox.run_beside("pass", [])
+        docker._connection.quick.unpause(sandbox.name)
+        assert run(sandbox, "echo on").stdout == b"on\n"

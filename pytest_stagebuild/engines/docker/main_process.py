@@ -6,6 +6,7 @@ That saves the engine from starting another process in the container, for which 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,9 @@ class MainProcess:
         outputs = "&stdout=1&stderr=1" if connection.is_plain else ""
         self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}", None)
         self._socket = interrupter(self._response)
+        if self._socket is not None:
+            # Of what is sent alone: it has the other direction in common with the response.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", QUICK, 0))
         self._telling = threading.Lock()
         self._listens = connection.is_plain and self._socket is not None
         self._reader: threading.Thread | None = None
@@ -71,12 +75,13 @@ class MainProcess:
             told = keeper.told_beside(keeper.new_token(), argv, archive)
             if not self._listens or self._beside is not None or told is None:
                 return None
-            self._beside = MainBeside()
+            self._beside, self._listens = MainBeside(), False
             self._tell(told)
             if self._ended:
                 self._beside.end()
             if not self._beside.has_begun():
                 self._beside, self._does_steps = None, False
+            self._listens = not self._ended
             return self._beside
 
     def run_step(self, command: str, *, cwd: str, archive: bytes, timeout: float) -> Done | None:
