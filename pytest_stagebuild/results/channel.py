@@ -49,7 +49,7 @@ class Reports:
         self._ready = self._whole = False
         self._hears_the_end = sandbox.listens
         self._made = time.monotonic()
-        self._beside = self._begin() if sandbox.listens else None
+        self._beside = self._begin() if self._hears_the_end else None
 
     def so_far(self) -> Iterator[Event]:
         """What has been told since the last time, without waiting."""

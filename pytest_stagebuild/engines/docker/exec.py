@@ -197,47 +197,49 @@ class Execution(Streamed):
         return code
 
 
-class DockerBeside:
-    """See :class:`~pytest_stagebuild.engines.protocol.Beside`. It is given what the program prints."""
+class Lines:
+    """What a program prints, given out line by line; ``over`` says whether it will print no more."""
 
-    def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
+        self._whole: deque[bytes] = deque()
         self._part = b""
         self._news = threading.Condition()
 
-    @property
-    def over(self) -> bool:
-        """Whether it will print no more."""
-        raise NotImplementedError
+    def add(self, piece: bytes) -> None:
+        """Take what was printed."""
+        with self._news:
+            *lines, self._part = (self._part + piece).split(b"\n")
+            self._whole.extend(lines)
+            self._news.notify_all()
 
-    def line(self, timeout: float) -> str | None:
+    def next(self, timeout: float) -> str | None:
+        """The next one; None when there is no more, or none within ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self._news:
             # The end of the output comes without news.
-            while not self._lines:
-                if self.over or time.monotonic() > deadline:
+            while not self._whole:
+                if self._over() or time.monotonic() > deadline:
                     return None
                 self._news.wait(0.05)
-            return self._lines.popleft().decode(errors="replace")
+            return self._whole.popleft().decode(errors="replace")
 
-    def _printed(self, piece: bytes) -> None:
+    def left(self) -> bytes:
+        """All that has not been given out."""
         with self._news:
-            *lines, self._part = (self._part + piece).split(b"\n")
-            self._lines.extend(lines)
-            self._news.notify_all()
+            return b"\n".join([*self._whole, self._part])
 
 
-class ExecutedBeside(DockerBeside):
-    """A program that the engine has started beside the commands."""
+class ExecutedBeside:
+    """A program that the engine has started; see :class:`~pytest_stagebuild.engines.protocol.Beside`."""
 
     def __init__(self, connection: Connection, container: str, argv: Sequence[str]) -> None:
-        super().__init__()
+        self._lines = Lines(lambda: self._execution.over)
         self._said = b""
         self._execution = Execution(connection, container, argv, output=self._take, user="0:0")
 
-    @property
-    def over(self) -> bool:
-        return self._execution.over
+    def line(self, timeout: float) -> str | None:
+        return self._lines.next(timeout)
 
     def complaint(self) -> str:
         return self._said.decode(errors="replace").strip().rpartition("\n")[2]
@@ -248,7 +250,7 @@ class ExecutedBeside(DockerBeside):
 
     def _take(self, stream: Stream, piece: bytes) -> None:
         if stream == "stdout":
-            self._printed(piece)
+            self._lines.add(piece)
         else:
             self._said += piece
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import QUICK, Connection, interrupter
-from pytest_stagebuild.engines.docker.exec import DockerBeside, Streamed, frames
+from pytest_stagebuild.engines.docker.exec import Lines, Streamed, frames
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.values import dataclass
@@ -147,23 +147,23 @@ class MainProcess:
             self._step.end()
 
 
-class MainBeside(DockerBeside):
-    """A program that the main process has started beside the first command. Its complaints come among its lines."""
+class MainBeside:
+    """A program that the main process has started beside the first command. Its complaints come among its lines.
+
+    See :class:`~pytest_stagebuild.engines.protocol.Beside`.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self._answer = Answer()
         self._ended = threading.Event()
+        self._lines = Lines(self._ended.is_set)
 
-    @property
-    def over(self) -> bool:
-        return self._ended.is_set()
+    def line(self, timeout: float) -> str | None:
+        return self._lines.next(timeout)
 
     def complaint(self) -> str:
         self._ended.wait(_LAST_WORDS)
-        with self._news:
-            unheard = b"\n".join([*self._lines, self._part])
-        return unheard.decode(errors="replace").strip().rpartition("\n")[2]
+        return self._lines.left().decode(errors="replace").strip().rpartition("\n")[2]
 
     def has_begun(self) -> bool:
         """Whether it was begun, once that is known."""
@@ -173,9 +173,9 @@ class MainBeside(DockerBeside):
         """Its own output is stderr; on the other one stands whether it was begun."""
         if stream == "stdout":
             self._answer.feed(piece)
-        elif not self.over:
+        elif not self._ended.is_set():
             printed, ended, _ = piece.partition(keeper.BESIDE_ENDED)
-            self._printed(printed)
+            self._lines.add(printed)
             if ended:
                 self._ended.set()
 
