@@ -100,10 +100,8 @@ class _File:
 
     def append(self, event: str, *, soon: bool = False) -> None:
         """Write it now, or ``soon``: with the next one, which follows at once."""
-        if self._needs["getpid"]() != self._process:
-            return
         self._waiting += event.encode() + b"\n"
-        if soon:
+        if soon or self._needs["getpid"]() != self._process:
             return
         try:
             self._write()
@@ -156,6 +154,10 @@ def _stay_unmeasured() -> None:
 _encode = json.JSONEncoder(default=_str, check_circular=False).encode
 _encode_text = json.encoder.encode_basestring_ascii
 """Where a test is plain its events are put together from texts, in a quarter of the time that ``_encode`` takes."""
+
+_PHASES = ("setup", "call", "teardown")
+_PLAIN = getattr(pytest, "TestReport", None)
+"""Exactly this class, for those of subtests tell more. Older pytests do not give it."""
 
 _told: dict[str, Any] = json.loads(Path(__file__).with_name("told.json").read_text("utf-8"))
 _reports = _File(str(Path(__file__).with_name("reports")))
@@ -315,7 +317,7 @@ class _Reporter:
         self._name = f"{os.getpid()}-{time.time_ns()}"
         # Encoded: of most tests that takes a few texts put together, and everything of a suite waits for it.
         self._phases: dict[str, list[str]] = {}
-        self._locations: dict[str, str] = {}
+        self._whose: dict[str, str] = {}
         self._to_run_again: set[str] = set()
         self._collected = False
         self._another_follows = False
@@ -345,8 +347,9 @@ class _Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        chains = [[[type(node).__name__, node.name] for node in item.listchain()[1:]] for item in session.items]
-        self._tell_collected([item.nodeid for item in session.items], chains if self._config.option.collectonly else [])
+        listed = session.items if self._config.option.collectonly else []
+        chains = [[[type(node).__name__, node.name] for node in item.listchain()[1:]] for item in listed]
+        self._tell_collected([item.nodeid for item in session.items], chains)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -369,20 +372,20 @@ class _Reporter:
         self._another_follows = nextitem is not None
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
-        self._locations[nodeid] = _encode(location)
+        whose = self._whose[nodeid] = self._who(nodeid, location)
         if nodeid not in self._phases:
-            self._tell_of("start", nodeid, self._locations[nodeid])
+            _reports.append(f'{{"event":"start",{whose}}}')
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # Last, for the terminal's part of pytest changes reports: of tests whose subtests failed.
         nodeid = report.nodeid
-        if nodeid not in self._locations:
-            self._locations[nodeid] = _encode(report.location)
-        self._phases.setdefault(nodeid, []).append(self._plain_phase(report) or _encode(self._phase(report)))
+        if nodeid not in self._whose:
+            self._whose[nodeid] = self._who(nodeid, report.location)
+        self._phases.setdefault(nodeid, []).append(_plain_phase(report) or _encode(self._phase(report)))
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
-        if report.when not in ("setup", "call", "teardown"):  # a worker has died, and the test with it
+        if report.when not in _PHASES:  # a worker has died, and the test with it
             self._tell_test(nodeid)
 
     @pytest.hookimpl(trylast=True)
@@ -394,16 +397,15 @@ class _Reporter:
             self._tell_test(nodeid)
 
     def _tell_test(self, nodeid: str) -> None:
-        phases = self._phases.pop(nodeid, [])
-        location = self._locations.pop(nodeid, "null")
+        phases = self._phases.pop(nodeid, None)
+        whose = self._whose.pop(nodeid, "")
         if phases:
-            more = ',"phases":[' + ",".join(phases) + "]"
-            self._tell_of("test", nodeid, location, more, soon=self._another_follows)
+            event = f'{{"event":"test",{whose},"phases":[{",".join(phases)}]}}'
+            _reports.append(event, soon=self._another_follows)
 
-    def _tell_of(self, event: str, nodeid: str, location: str, more: str = "", *, soon: bool = False) -> None:
-        """Of a test, by what is encoded already; nothing is told of one before the session has begun."""
-        who = f'"session":"{self._name}","id":{_encode_text(self._id(nodeid))}'
-        _reports.append(f'{{"event":"{event}",{who},"location":{location}{more}}}', soon=soon)
+    def _who(self, nodeid: str, location: Any) -> str:
+        """What is told of a test in each of its events, encoded."""
+        return f'"session":"{self._name}","id":{_encode_text(self._id(nodeid))},"location":{_location(location)}'
 
     def _id(self, nodeid: str) -> str:
         """The id that a test is told of by."""
@@ -451,23 +453,6 @@ class _Reporter:
             self._early.append(told)
         else:
             _reports.append(_encode(told))
-
-    def _plain_phase(self, report: Any) -> str:
-        """What :meth:`_phase` gives, encoded, of a phase that passed and left nothing to tell; "" of another."""
-        told = vars(report)
-        if (
-            type(report).__name__ != "TestReport"  # not of subtests; older pytests do not give its class
-            or report.outcome != "passed"
-            or report.when not in ("setup", "call", "teardown")
-            or told.get("longrepr") is not None
-            or told.get("sections")
-            or told.get("user_properties")
-            or "wasxfail" in told
-            or "start" not in told  # in older ones
-        ):
-            return ""
-        times = [_nanoseconds(told[name]) for name in ("duration", "start", "stop")]
-        return f'{{"when":"{report.when}","outcome":"passed","times":{times}}}'
 
     def _phase(self, report: Any) -> dict[str, Any]:
         duration = getattr(report, "duration", 0.0)
@@ -529,7 +514,7 @@ class _DistributedReporter(_Reporter):
         running = (getattr(report, "node", None), report.nodeid)
         self._of_workers.setdefault(running, []).append(_encode(self._phase(report)))
         if report.when not in ("setup", "call"):
-            self._locations[report.nodeid] = _encode(report.location)
+            self._whose[report.nodeid] = self._who(report.nodeid, report.location)
             self._tell_one(running)
 
     @pytest.hookimpl(trylast=True)
@@ -548,6 +533,29 @@ class _DistributedReporter(_Reporter):
 
     def _id(self, nodeid: str) -> str:
         return _without_group(nodeid) if self._grouped else nodeid
+
+
+def _location(location: Any) -> str:
+    """It encoded: almost always a file, a line and a name."""
+    if type(location) is tuple:
+        file, line, name = location
+        if type(file) is str and type(line) is int and type(name) is str:
+            return f"[{_encode_text(file)},{line},{_encode_text(name)}]"
+    return _encode(location)
+
+
+def _plain_phase(report: Any) -> str:
+    """What :meth:`_Reporter._phase` gives, encoded, of a phase that passed and left nothing to tell; "" of another."""
+    if type(report) is not _PLAIN or report.outcome != "passed" or report.when not in _PHASES:
+        return ""
+    told = vars(report)
+    if told["longrepr"] is not None or told["sections"] or told["user_properties"] or "wasxfail" in told:
+        return ""
+    try:
+        times = f"{int(told['duration'] * 1e9)},{int(told['start'] * 1e9)},{int(told['stop'] * 1e9)}"
+    except (KeyError, TypeError, ValueError, OverflowError):  # of an older pytest, or of a plugin that makes reports
+        return ""
+    return f'{{"when":"{report.when}","outcome":"passed","times":[{times}]}}'
 
 
 def _without_group(nodeid: str) -> str:
