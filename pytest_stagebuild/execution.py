@@ -105,9 +105,8 @@ class Workplace:
             beside = {**bundles, **files}
             ours = members_of(beside) if beside else b""
             more = members(sandbox.owner) if members else ()
-            sandbox.put(
-                chain([ours, *map(writable_file, writable)], more, upload), later=upload.empty and members is None
-            )
+            # Later, the image's own `tar` may do it, and not all agree on folders where something else was.
+            sandbox.put(chain([ours, *map(writable_file, writable)], more, upload), later=upload.is_plain)
             step("source sent")
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])

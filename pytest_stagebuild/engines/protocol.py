@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -119,8 +119,8 @@ class Sandbox(Protocol):
     def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
         """Extract an uncompressed tar at ``/``, as its headers say.
 
-        What can come ``later`` need not be there before the next command, :meth:`get` or :meth:`commit`; it is small,
-        and made of root's files and folders alone.
+        What can come ``later`` need not be there before the next command, :meth:`get` or :meth:`commit`; it replaces
+        no folder. Where it is small, whatever the image has may extract it, if commands are root's there.
         """
 
     def get(self, path: str) -> Iterator[bytes]:
@@ -230,8 +230,10 @@ class Engine(Protocol):
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
         """Fetch an image from its registry. Raises :class:`ImageUnavailable` with the engine's own words."""
 
-    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
-        """The images that carry all these labels, the newest first."""
+    def images_with(self, labels: Mapping[str, str], *, but: Collection[str] = ()) -> list[StoredImage]:
+        """The images that carry all these labels, the newest first; without those whose ids are in ``but``, each of
+        which an engine would be asked about.
+        """
 
     def remove_image(self, image: str) -> bool:
         """Remove an image by id, with all its names; False where something else still needs it."""

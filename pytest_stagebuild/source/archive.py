@@ -56,9 +56,11 @@ class Upload:
         self._begun = False
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to send and nothing to remove."""
-        return not self._paths and not self.removed
+    def is_plain(self) -> bool:
+        """Whether it makes no folder and removes nothing, so that every ``tar`` does the same with it. Known before the
+        pass.
+        """
+        return not self._unannounced and not self.removed
 
     @property
     def sent(self) -> Manifest:

@@ -20,7 +20,7 @@ import os
 import posixpath
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -134,9 +134,10 @@ class FakeEngine:
             progress(PullProgress(reference, total, total))
             return self.add_image(reference, contents)
 
-    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
+    def images_with(self, labels: Mapping[str, str], *, but: Collection[str] = ()) -> list[StoredImage]:
         with self.step("images_with"):
-            found = [image for image in self.images.values() if labels.items() <= image.labels.items()]
+            images = (image for image in self.images.values() if image.id not in but)
+            found = [image for image in images if labels.items() <= image.labels.items()]
             return sorted(found, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:

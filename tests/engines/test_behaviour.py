@@ -121,6 +121,7 @@ def test_images_are_listed_the_newest_first(world: World) -> None:
         with world.started({"src/a": b"%d" % number}) as sandbox:
             made.append(sandbox.commit(world.name(f"n{number}"), {}))
     assert world.engine.images_with(world.labels) == made[::-1]
+    assert world.engine.images_with(world.labels, but={made[1].id}) == [made[2], made[0]]
 
 
 def test_an_image_that_a_sandbox_uses_is_kept_with_its_name(world: World) -> None:

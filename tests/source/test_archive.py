@@ -145,7 +145,7 @@ def test_only_what_differs_from_the_parent_is_sent(tree: Path, write) -> None:
 
     upload = SourceTree.read(tree).upload(parent, owner=ROOT, not_before=0)
 
-    assert not upload.empty
+    assert not upload.is_plain
     assert [member.name for member, _ in members(upload)] == [
         "src",
         "src/changed",
@@ -166,7 +166,7 @@ def test_nothing_but_the_top_folder_is_sent_when_nothing_differs(tree: Path, wri
 
     upload = source.upload(source.manifest, owner=ROOT, not_before=0)
 
-    assert upload.empty
+    assert upload.is_plain
     assert [member.name for member, _ in members(upload)] == ["src"]
     assert upload.sent == source.manifest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
 from typing import Any
@@ -90,17 +90,19 @@ class DockerEngine:
             raise self._unavailable(reference, "the pull ended, and the image is not there")
         return image
 
-    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
+    def images_with(self, labels: Mapping[str, str], *, but: Collection[str] = ()) -> list[StoredImage]:
         from docker.errors import ImageNotFound
 
         api = self._connection.quick
         images: list[StoredImage] = []
         with engine_errors("list its images"):
             for found in self._connection.dialect.images_with(api, labels):
+                if found["Id"] in but:
+                    continue
                 try:
                     images.append(self._connection.stored_image(found["Id"]))
-                except ImageNotFound:  # noqa: PERF203 - removed meanwhile
-                    continue
+                except ImageNotFound:
+                    continue  # removed meanwhile
         return sorted(images, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -35,6 +36,9 @@ _KILL_WITHIN: Final = 4.0
 
 _END_SEEN_WITHIN: Final = 3.0
 """Seconds within which an engine says that a container has ended, when it has said so of a command in it."""
+
+_SMALL: Final = 1 << 20
+"""Bytes of an archive that is given to the main process, and held in memory until then."""
 
 _STEP: Final = 120.0
 """Seconds that a step of ours may take."""
@@ -98,11 +102,19 @@ class DockerSandbox:
         return self._owner
 
     def put(self, archive: Iterable[bytes], *, later: bool = False) -> None:
+        self._put_the_rest()
         if later and self._connection.is_plain and self.owner == Owner(0, 0):
-            # The engine needs 40 ms for it, the main process 5.
-            self._to_come += b"".join(archive)
-        else:
-            self._put(archive)
+            # The engine needs 40 to 90 ms for it, the main process 5.
+            pieces = iter(archive)
+            for piece in pieces:
+                self._to_come += piece
+                if len(self._to_come) > _SMALL:
+                    break
+            else:
+                return
+            held, self._to_come = self._to_come, b""
+            archive = chain([held], pieces)
+        self._put(archive)
 
     def _put(self, archive: Iterable[bytes]) -> None:
         ours: list[BaseException] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -116,8 +116,9 @@ class LocalEngine:
             f"(--stagebuild-image={HOST})."
         )
 
-    def images_with(self, labels: Mapping[str, str]) -> list[StoredImage]:
-        return [self._store.stored(image) for image in self._store.images() if labels.items() <= image.labels.items()]
+    def images_with(self, labels: Mapping[str, str], *, but: Collection[str] = ()) -> list[StoredImage]:
+        images = (image for image in self._store.images() if image.id not in but)
+        return [self._store.stored(image) for image in images if labels.items() <= image.labels.items()]
 
     def remove_image(self, image: str) -> bool:
         found = self._store.find(image)
