@@ -10,6 +10,29 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class Soon(Generic[T]):
+    """What a function gives, asked for in a thread; what it raises is raised where that is wanted."""
+
+    def __init__(self, asked: Callable[[], T]) -> None:
+        self._asked = asked
+        self._given: list[T] = []
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._ask, name="stagebuild-ahead", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._given.append(self._asked())
+        except BaseException as error:  # noqa: BLE001 - it belongs to the thread that wants it
+            self._problem = error
+
+    def get(self) -> T:
+        self._thread.join()
+        if self._problem is not None:
+            raise self._problem
+        return self._given[0]
+
+
 class Ahead(Generic[T]):
     """A context that is being entered; it is left by whoever takes it, or when it is discarded.
 
@@ -19,34 +42,25 @@ class Ahead(Generic[T]):
     def __init__(self, opening: Callable[[Callable[[str], None]], AbstractContextManager[T]]) -> None:
         self._steps: list[str] = []
         self._context = opening(self._steps.append)
-        self._entered: list[T] = []
-        self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._enter, name="stagebuild-ahead", daemon=True)
-        self._thread.start()
-
-    def _enter(self) -> None:
-        try:
-            self._entered.append(self._context.__enter__())
-        except BaseException as error:  # noqa: BLE001 - it belongs to the thread that takes the context
-            self._problem = error
+        self._entered = Soon(self._context.__enter__)
+        self._is_left = False
 
     @contextmanager
     def taken(self, step: Callable[[str], None]) -> Iterator[T]:
         """Wait until it is entered; what that raised is raised here."""
-        self._thread.join()
-        if self._problem is not None:
-            raise self._problem
+        entered = self._entered.get()
         for one in self._steps:
             step(one)
-        with _Entered(self._context, self._entered.pop()) as value:
+        self._is_left = True
+        with _Entered(self._context, entered) as value:
             yield value
 
     def discard(self) -> None:
         """Leave it, where nobody has taken it. What goes wrong then is of no consequence to a run."""
-        self._thread.join()
-        if self._entered:
-            self._entered.clear()
-            with suppress(Exception):
+        with suppress(Exception):
+            self._entered.get()
+            if not self._is_left:
+                self._is_left = True
                 self._context.__exit__(None, None, None)
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import Any
 
+from pytest_stagebuild.ahead import Soon
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
 from pytest_stagebuild.engines.docker.images import (
     PullBytes,
@@ -26,6 +27,7 @@ class DockerEngine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._info: Soon[Mapping[str, Any]] = Soon(connection.quick.info)  # takes 10 ms, and is wanted a little later
 
     @classmethod
     def connect(cls) -> DockerEngine:
@@ -44,8 +46,7 @@ class DockerEngine:
     @cached_property
     def identity(self) -> str:
         with engine_errors("say what it is"):
-            info: Mapping[str, Any] = self._connection.quick.info()
-        return self._connection.dialect.identity(self._connection.address, info)
+            return self._connection.dialect.identity(self._connection.address, self._info.get())
 
     @property
     def platform(self) -> str:
