@@ -263,8 +263,6 @@ class Pipeline:
         if self._begun is not None:
             self._begun.sandbox.discard()
             self._begun = None
-        for thread in self._behind:
-            thread.join()
         if self._derived:
             from pytest_stagebuild.image import left_by_killed_runs
 
@@ -274,6 +272,8 @@ class Pipeline:
                     self.engine.remove_image(image)
                 self._derived.clear()
         self._store.release()
+        for thread in self._behind:
+            thread.join()
         if prune and self._resolved and not self._planned:
             with contextlib.suppress(EngineError):  # the next run comes to it
                 self._note(prune_checkpoints(self.settings, self.engine, self._lockfile))
