@@ -121,7 +121,7 @@ def begun(place: Place, **typed: object) -> tuple[Pipeline, list[str]]:
     pipeline = place.open(**typed)
     pipeline.begin_tests(Selection(), colours=False, width=80)
     if pipeline._begun:
-        pipeline._begun.sandbox._thread.join()
+        pipeline._begun.sandbox._entered._thread.join()
     return pipeline, list(place.engine.sandboxes)
 
 
