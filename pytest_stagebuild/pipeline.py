@@ -389,8 +389,8 @@ class Pipeline:
         self._behind[-1].start()
 
     def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
-        begun, self._begun = self._begun, None
-        if begun is None:
+        begun = self._begun
+        if begun is None or begun.sandbox.is_left:
             return None
         if begun.suite == suite:
             return begun.sandbox

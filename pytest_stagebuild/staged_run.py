@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
 from collections.abc import Generator, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -47,9 +48,6 @@ class StagedRun:
         self._tested_here = False
         self._expansion: Expansion | None = None
         self._not_listed = ""
-        # A process that runs several pytests would keep what each has left.
-        self._freezes = gc.get_freeze_count() == 0
-        self._freeze()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -71,7 +69,8 @@ class StagedRun:
         self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
         if not (self._config.option.stagebuild_plan or self._config.option.collectonly) and "test" in self._stages:
             self._stagebuild.pipeline.begin_tests(self._selection, **self._appearance)
-        self._freeze()
+        if not self._host_tests:
+            _end_without_collecting()
 
     def pytest_report_header(self) -> list[str]:
         stagebuild = self._stagebuild
@@ -179,13 +178,6 @@ class StagedRun:
         if self._expansion and self._expansion.stopped and not (session.shouldfail or session.shouldstop):
             # The exit code is settled, and what is left to do with this is to print it.
             session.shouldstop = self._expansion.stopped
-
-    def _freeze(self) -> None:
-        """Spare the collector what has been imported: to look through all of it at the end, as pytest and Python do,
-        takes 0.1 to 0.2 s, and finds nothing that goes before the process does.
-        """
-        if self._freezes:
-            gc.freeze()
 
     def _subtest_status(self, report: pytest.TestReport, subtest: str) -> tuple[str, str, str]:
         """As pytest's own: https://docs.pytest.org/en/stable/how-to/subtests.html."""
@@ -297,6 +289,15 @@ class StagedRun:
         return session.testsfailed == 1 and [
             item.result.failure.cause for item in failed if item.result and item.result.failure
         ] == [NO_TESTS_COLLECTED]
+
+
+@cache
+def _end_without_collecting() -> None:
+    """Have Python end without looking through all that was imported, which takes 0.1 to 0.2 s and finds nothing that
+    does not end with the process.
+    """
+    if hasattr(gc, "freeze"):  # PyPy has no such
+        atexit.register(gc.freeze)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class Upload:
         same = parent is not None and parent == manifest
         old = {} if parent is None or same else parent.entries
         now = {} if same else manifest.entries
+        self._is_first = parent is None
         self._old = old
         self._paths = sorted(path for path, entry in now.items() if old.get(path) != entry)
         self._unannounced = set(manifest.folders - Manifest(old).folders) if self._paths else set()
@@ -57,10 +58,15 @@ class Upload:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it makes no folder and removes nothing, so that every ``tar`` does the same with it. Known before the
-        pass.
+        """Whether it only adds and replaces files, in folders that are there, so that every ``tar`` does the same with
+        it: some skip links and exit with 0 (https://github.com/rauc/rauc/issues/249). Known before the pass.
         """
-        return not self._unannounced and not self.removed
+        if self._is_first or self._unannounced or self.removed:
+            return False
+        entries = [
+            entries[path] for entries in (self._old, self.manifest.entries) for path in self._paths if path in entries
+        ]
+        return all(entry.kind != "link" for entry in entries)
 
     @property
     def sent(self) -> Manifest:

@@ -7,7 +7,9 @@ import time
 
 import pytest
 from bare import busybox
-from worlds import World, run
+from worlds import World, run, tar_of
+
+from pytest_stagebuild.engines.protocol import StoredImage
 
 FOLLOWS_TWICE = "import time\nprint('one', flush=True)\ntime.sleep({pause})\nprint('two', flush=True)\n"
 HEARS_THE_END = """
@@ -129,6 +131,24 @@ def test_its_end_is_seen_where_a_command_kills_everything(shell_world: World, en
         assert time.monotonic() - begun < 30
         assert beside.complaint() == ""
         assert run(sandbox, "echo after").stdout == b"after\n"
+
+
+@pytest.fixture
+def without_head(docker_world: World) -> StoredImage:
+    with docker_world.started() as sandbox:
+        assert run(sandbox, "cd /bin && rm -f head; cd /usr/bin && rm -f head").code == 0
+        return sandbox.commit(docker_world.name("headless"), docker_world.labels)
+
+
+def test_a_command_follows_where_the_image_cannot_extract_what_comes_before(
+    docker_world: World, without_head: StoredImage
+) -> None:
+    with docker_world.sandbox(without_head) as sandbox:
+        sandbox.put([tar_of({"src/a.sh": b"\n\necho no\n" * 5000})], later=True)
+        sandbox.start()
+        assert sandbox.run_beside("print('ready', flush=True)", []).line(60) == "ready"
+        ended = run(sandbox, "wc -c <a.sh")
+        assert (ended.stdout, ended.exit.timed_out) == (b"50000\n", False)
 
 
 def test_its_end_is_seen_before_there_is_a_command(shell_world: World) -> None:

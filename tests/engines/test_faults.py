@@ -16,6 +16,7 @@ from own_engine import IMAGE, OwnEngine, own_engine
 from proxies import Proxy
 from worlds import World, run, tar_of, within
 
+from pytest_stagebuild.ahead import Soon
 from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.engines.docker import sandbox as docker_sandbox
 from pytest_stagebuild.engines.protocol import Sandbox, StoredImage
@@ -194,3 +195,12 @@ def test_a_commit_that_is_not_answered_is_found_by_its_labels(
     assert proxy.cuts
     assert docker_world.engine.images_with(labels) == [made]
     assert docker_world.engine.find_image(docker_world.name()) == made
+
+
+def test_an_engine_that_did_not_say_who_it_is_is_asked_once_more(docker_world: World) -> None:
+    engine = DockerEngine.connect()
+    try:
+        engine._info = Soon(lambda: {}["interrupted"])
+        assert engine.identity == docker_world.engine.identity
+    finally:
+        engine.close()

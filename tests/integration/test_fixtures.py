@@ -85,6 +85,24 @@ def test_with_a_source_host_tests_share_the_stages_that_are_reported(project, co
     assert counted.started == ["install", "build", "test"]
 
 
+HOW_IT_ENDS = """\
+import atexit, gc
+
+@atexit.register
+def say():
+    print("frozen at the end:", gc.get_freeze_count() > 10_000)
+"""
+
+
+@pytest.mark.parametrize("host_tests", [{}, {"test_images.py": IMAGES}], ids=["none", "some"])
+def test_only_a_process_without_host_tests_ends_without_a_last_collection(project, tmp_path, host_tests):
+    (tmp_path / "ends.py").write_text(HOW_IT_ENDS)
+    project.write({"test_inside.py": "def test_inside(): pass\n", **host_tests})
+    run = project.pytest("--stagebuild-source=.", "-p", "ends", env={"PYTHONPATH": str(tmp_path)})
+    assert run.code == 0
+    assert f"frozen at the end: {not host_tests}" in run.lines
+
+
 def test_host_tests_alone_take_the_stages_that_they_need(project, counted):
     project.write({"test_images.py": IMAGES})
     run = counted.run(project, "--stagebuild-source=.", "test_images.py::test_deps")

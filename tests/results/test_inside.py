@@ -241,6 +241,28 @@ def test_reports_survive_a_test_that(place, what):
     assert heard.one(Ended)
 
 
+def test_reports_that_a_plugin_makes_are_told(place):
+    place.write(
+        {
+            "test_a.py": "def test_a(): ...\n",
+            "conftest.py": """\
+import pytest
+
+def pytest_runtest_protocol(item):
+    location = ["other.py", 1, "other"]
+    item.ihook.pytest_runtest_logstart(nodeid="other", location=location)
+    report = pytest.TestReport("other", location, {}, "passed", None, "call", stop=float("nan"))
+    del report.sections, report.user_properties
+    item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid="other", location=location)
+""",
+        }
+    )
+    told = place.pytest("-p", "no:terminal")
+    assert told.code == 0, told.output
+    assert told.outcomes() == {"other": "passed", "test_a.py::test_a": "passed passed passed"}
+
+
 def test_objects_that_cannot_be_shown_break_nothing(place):
     place.write(
         {

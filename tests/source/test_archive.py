@@ -160,6 +160,40 @@ def test_only_what_differs_from_the_parent_is_sent(tree: Path, write) -> None:
     assert (upload.files, upload.size) == (5, 6)
 
 
+def test_only_an_upload_of_files_in_known_folders_is_plain(tree: Path, write) -> None:
+    write("a/changed")
+    write("a/kept")
+    (tree / "link").symlink_to("a")
+    (tree / "became-file").symlink_to("a")
+    before = SourceTree.read(tree)
+
+    def is_plain() -> bool:
+        return SourceTree.read(tree).upload(before.manifest, owner=ROOT, not_before=0).is_plain
+
+    assert not before.upload(None, owner=ROOT, not_before=0).is_plain
+    write("a/changed", b"new", mode=0o755)
+    write("a/added")
+    assert is_plain()
+    for change, back in (
+        (lambda: (tree / "other").symlink_to("a"), (tree / "other").unlink),
+        (lambda: write("new/added"), lambda: shutil.rmtree(tree / "new")),
+        (lambda: (tree / "a/kept").rename(tree / "kept"), lambda: (tree / "kept").rename(tree / "a/kept")),
+    ):
+        change()
+        assert not is_plain()
+        back()
+        assert is_plain()
+    (tree / "became-file").unlink()
+    write("became-file")
+    assert not is_plain()
+
+
+def test_the_first_upload_of_a_flat_tree_is_not_plain(tree: Path, write) -> None:
+    write("file")
+
+    assert not SourceTree.read(tree).upload(None, owner=ROOT, not_before=0).is_plain
+
+
 def test_nothing_but_the_top_folder_is_sent_when_nothing_differs(tree: Path, write) -> None:
     write("a/b")
     source = SourceTree.read(tree)

@@ -46,7 +46,11 @@ class DockerEngine:
     @cached_property
     def identity(self) -> str:
         with engine_errors("say what it is"):
-            return self._connection.dialect.identity(self._connection.address, self._info.get())
+            try:
+                info = self._info.get()
+            except Exception:  # noqa: BLE001 - whatever it was: it is asked once more
+                info = self._connection.quick.info()
+            return self._connection.dialect.identity(self._connection.address, info)
 
     @property
     def platform(self) -> str:

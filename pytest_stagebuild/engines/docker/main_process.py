@@ -81,7 +81,8 @@ class MainProcess:
                 self._beside.end()
             if not self._beside.has_begun():
                 self._beside, self._does_steps = None, False
-            self._listens = not self._ended
+            # Where it refused, there is no telling what it reads next: without `head` the archive lies there unread.
+            self._listens = self._beside is not None and not self._ended
             return self._beside
 
     def run_step(self, command: str, *, cwd: str, archive: bytes, timeout: float) -> Done | None:

@@ -105,14 +105,14 @@ class DockerSandbox:
         self._put_the_rest()
         if later and self._connection.is_plain and self.owner == Owner(0, 0):
             # The engine needs 40 to 90 ms for it, the main process 5.
-            pieces = iter(archive)
+            pieces, held = iter(archive), b""
             for piece in pieces:
-                self._to_come += piece
-                if len(self._to_come) > _SMALL:
+                held += piece
+                if len(held) > _SMALL:
                     break
             else:
+                self._to_come = held
                 return
-            held, self._to_come = self._to_come, b""
             archive = chain([held], pieces)
         self._put(archive)
 

@@ -498,7 +498,7 @@ class _DistributedReporter(_Reporter):
         dist = getattr(config.option, "dist", "no")
         self._each = dist == "each"
         self._grouped = dist == "loadgroup"
-        self._of_workers: dict[tuple[Any, str], list[str]] = {}
+        self._of_workers: dict[tuple[Any, str], tuple[str, list[str]]] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -512,9 +512,10 @@ class _DistributedReporter(_Reporter):
             return
         # The same test may be under way elsewhere, and what is said of its end does not say where.
         running = (getattr(report, "node", None), report.nodeid)
-        self._of_workers.setdefault(running, []).append(_encode(self._phase(report)))
+        if running not in self._of_workers:
+            self._of_workers[running] = (self._who(report.nodeid, report.location), [])
+        self._of_workers[running][1].append(_encode(self._phase(report)))
         if report.when not in ("setup", "call"):
-            self._whose[report.nodeid] = self._who(report.nodeid, report.location)
             self._tell_one(running)
 
     @pytest.hookimpl(trylast=True)
@@ -523,7 +524,7 @@ class _DistributedReporter(_Reporter):
             super().pytest_runtest_logfinish(nodeid)
 
     def _tell_one(self, running: tuple[Any, str]) -> None:
-        self._phases[running[1]] = self._of_workers.pop(running)
+        self._whose[running[1]], self._phases[running[1]] = self._of_workers.pop(running)
         self._tell_test(running[1])
 
     def _tell_rest(self) -> None:
@@ -537,7 +538,7 @@ class _DistributedReporter(_Reporter):
 
 def _location(location: Any) -> str:
     """It encoded: almost always a file, a line and a name."""
-    if type(location) is tuple:
+    if type(location) is tuple and len(location) == 3:
         file, line, name = location
         if type(file) is str and type(line) is int and type(name) is str:
             return f"[{_encode_text(file)},{line},{_encode_text(name)}]"
@@ -549,9 +550,9 @@ def _plain_phase(report: Any) -> str:
     if type(report) is not _PLAIN or report.outcome != "passed" or report.when not in _PHASES:
         return ""
     told = vars(report)
-    if told["longrepr"] is not None or told["sections"] or told["user_properties"] or "wasxfail" in told:
-        return ""
     try:
+        if told["longrepr"] is not None or told["sections"] or told["user_properties"] or "wasxfail" in told:
+            return ""
         times = f"{int(told['duration'] * 1e9)},{int(told['start'] * 1e9)},{int(told['stop'] * 1e9)}"
     except (KeyError, TypeError, ValueError, OverflowError):  # of an older pytest, or of a plugin that makes reports
         return ""
