@@ -1,6 +1,7 @@
 """What it costs the tests inside that they report, and what the run outside takes beside them.
 
     python benchmarks/reporting.py [--engines local docker] [--pairs N] [--tests N] [--json]
+    python benchmarks/reporting.py --instructions [--tests N]
 
 Pairs of runs of a suite of trivial tests, each in a disposable sandbox off one checkpoint, by turns with and without
 the reporter: for the other of a pair its folder is taken out of PYTHONPATH, and all else is the same. Of each the wall
@@ -10,6 +11,10 @@ work outside, which goes on at the same time and shares the processor's caches a
 Medians; what two runs without the reporter, one after the other, differ by is the noise. Ends with 1 where the median
 of the pairs' ratios of wall time inside passed the goal. The CPU time says the same with less noise where other work
 goes on.
+
+With ``--instructions``, no time is taken: counted is what the reporter makes the processor do (valgrind), in a pytest
+of this Python without an engine. However busy a machine is, that is the same within 0.1 %; the work outside, which
+shows the reports at the same time, is no part of it.
 """
 
 from __future__ import annotations
@@ -18,14 +23,22 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from measuring import PYTEST, environment, spread
+
+from pytest_stagebuild.checkpoint import LABEL
+from pytest_stagebuild.engines import connect
+from pytest_stagebuild.results.channel import INSIDE, REPORTS
+from pytest_stagebuild.results.injection import Told
+from pytest_stagebuild.selection import Selection
 
 GOAL = 1.10
 """Of the time with the reporter to that without it."""
@@ -48,9 +61,11 @@ print("\\nTIMES", json.dumps([wall, cpu.children_user + cpu.children_system]), f
 sys.exit(code)
 """
 
-TABLE = """\
+PROJECT = "stagebuild-reporting-benchmark"
+
+TABLE = f"""\
 [project]
-name = "stagebuild-reporting-benchmark"
+name = "{PROJECT}"
 version = "1"
 
 [tool.stagebuild]
@@ -74,7 +89,10 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--tests", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--instructions", action="store_true")
     chosen = parser.parse_args()
+    if chosen.instructions:
+        return count(chosen.tests)
     with tempfile.TemporaryDirectory(prefix="stagebuild-reporting-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         project = Path(folder, "project")
@@ -98,6 +116,39 @@ def make(project: Path, tests: int) -> None:
         (project / f"test_{number:02}.py").write_text("".join(f"def test_{name}():\n    pass\n\n\n" for name in names))
 
 
+def count(tests: int) -> int:
+    with tempfile.TemporaryDirectory(prefix="stagebuild-reporting-") as folder:
+        project, beside = Path(folder, "project"), Path(folder, "beside")
+        make(project, tests)
+        told = Told(Selection())
+        for path, content in {**told.files(), REPORTS: b""}.items():
+            target = beside / Path(path).relative_to(INSIDE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        alone = instructions(project, {})
+        with_reports = instructions(project, {"PYTHONPATH": str(beside), "PYTEST_PLUGINS": "stagebuild_inside"})
+        if (told_of := (beside / "reports").read_bytes().count(b'{"event":"test"')) != tests:
+            sys.exit(f"{told_of} of {tests} tests were told of")
+    ratio = with_reports / alone
+    print(f"{tests} tests: {alone / 1e6:.0f} million instructions, with reports {with_reports / 1e6:.0f}: {ratio:.3f}")
+    return int(ratio > GOAL)
+
+
+def instructions(project: Path, env: Mapping[str, str]) -> int:
+    counted = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    command = [*counted, *PYTEST]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ |= {"PYTHONHASHSEED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env}
+    try:
+        done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        sys.exit("there is no valgrind: apt-get install valgrind")
+    found = re.search(r"I +refs: +([\d,]+)", done.stderr)
+    if done.returncode or found is None:
+        sys.exit(done.stdout + done.stderr)
+    return int(found[1].replace(",", ""))
+
+
 def measure(project: Path, engine: str, pairs: int, tests: int) -> Times:
     times: Times = {what: {how: [] for how in HOWS} for what in MEASURES}
     run(project, engine, "reported", tests)
@@ -105,6 +156,10 @@ def measure(project: Path, engine: str, pairs: int, tests: int) -> Times:
         for how in HOWS:
             for what, seconds in zip(MEASURES, run(project, engine, how, tests), strict=True):
                 times[what][how].append(seconds)
+    connected, _ = connect(engine)
+    for image in connected.images_with({LABEL + "project": PROJECT}):
+        connected.remove_image(image.id)
+    connected.close()
     return times
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bare import busybox
 from worlds import World, members_of, run, tar_of
 
 from pytest_stagebuild.engines.local import LocalEngine, engine, host
+from pytest_stagebuild.engines.local.engine import STORE_VARIABLE
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 
@@ -281,10 +283,13 @@ def test_an_upgraded_host_is_another_image(monkeypatch: pytest.MonkeyPatch, tmp_
     assert host.this_host(tmp_path).digest != before.digest
 
 
-def test_an_image_that_breaks_off_leaves_nothing_in_the_store(local: LocalEngine, tmp_path: Path) -> None:
+def test_an_image_that_breaks_off_leaves_nothing_in_the_store(
+    local: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "image"
     path.write_bytes(saved([], [busybox(SHELL), b"garbled" * 999]))
-    before = {image.id for image in local._store.images()}
-    with pytest.raises(EngineError):
-        local.pull_image(str(path), lambda _: None)
-    assert {image.id for image in local._store.images()} == before
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))  # others put images into that of all workers
+    with closing(LocalEngine.connect()) as own:
+        with pytest.raises(EngineError):
+            own.pull_image(str(path), lambda _: None)
+        assert own._store.images() == []
