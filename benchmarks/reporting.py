@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from measuring import PYTEST, environment, spread
@@ -136,9 +137,8 @@ def count(tests: int) -> int:
 
 def instructions(project: Path, env: Mapping[str, str]) -> int:
     counted = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    environ = environment(PYTHONHASHSEED="0", **{"PYTEST_PLUGINS": "", **env})
     command = [*counted, *PYTEST]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environ |= {"PYTHONHASHSEED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env}
     try:
         done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -153,13 +153,12 @@ def measure(project: Path, engine: str, pairs: int, tests: int) -> Times:
     times: Times = {what: {how: [] for how in HOWS} for what in MEASURES}
     run(project, engine, "reported", tests)
     for number in range(pairs):
-        for how in (*HOWS[number % 3 :], *HOWS[: number % 3]):
+        for how in (*HOWS[number % len(HOWS) :], *HOWS[: number % len(HOWS)]):
             for what, seconds in zip(MEASURES, run(project, engine, how, tests), strict=True):
                 times[what][how].append(seconds)
-    connected, _ = connect(engine)
-    for image in connected.images_with({LABEL + "project": PROJECT}):
-        connected.remove_image(image.id)
-    connected.close()
+    with closing(connect(engine)[0]) as connected:
+        for image in connected.images_with({LABEL + "project": PROJECT}):
+            connected.remove_image(image.id)
     return times
 
 

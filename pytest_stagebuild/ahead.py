@@ -43,8 +43,8 @@ class Ahead(Generic[T]):
         self._steps: list[str] = []
         self._context = opening(self._steps.append)
         self._entered = Soon(self._context.__enter__)
-        self.is_left = False
-        """Whether somebody has taken it, or nobody is to."""
+        self.is_taken = False
+        """By whoever uses it, or by whoever has discarded it."""
 
     @contextmanager
     def taken(self, step: Callable[[str], None]) -> Iterator[T]:
@@ -52,7 +52,7 @@ class Ahead(Generic[T]):
         entered = self._entered.get()
         for one in self._steps:
             step(one)
-        self.is_left = True
+        self.is_taken = True
         with _Entered(self._context, entered) as value:
             yield value
 
@@ -60,8 +60,8 @@ class Ahead(Generic[T]):
         """Leave it, where nobody has taken it. What goes wrong then is of no consequence to a run."""
         with suppress(Exception):
             self._entered.get()
-            if not self.is_left:
-                self.is_left = True
+            if not self.is_taken:
+                self.is_taken = True
                 self._context.__exit__(None, None, None)
 
 

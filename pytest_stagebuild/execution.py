@@ -105,7 +105,7 @@ class Workplace:
             beside = {**bundles, **files}
             ours = members_of(beside) if beside else b""
             more = members(sandbox.owner) if members else ()
-            # Later, the image's own `tar` may do it, and not all agree on folders where something else was.
+            # Later, the image's own `tar` may do it, and they do not all agree on more than files.
             sandbox.put(chain([ours, *map(writable_file, writable)], more, upload), later=upload.is_plain)
             step("source sent")
             if upload.removed:

@@ -390,7 +390,7 @@ class Pipeline:
 
     def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
         begun = self._begun
-        if begun is None or begun.sandbox.is_left:
+        if begun is None or begun.sandbox.is_taken:
             return None
         if begun.suite == suite:
             return begun.sandbox

@@ -63,10 +63,8 @@ class Upload:
         """
         if self._is_first or self._unannounced or self.removed:
             return False
-        entries = [
-            entries[path] for entries in (self._old, self.manifest.entries) for path in self._paths if path in entries
-        ]
-        return all(entry.kind != "link" for entry in entries)
+        sides = (self._old, self.manifest.entries)
+        return all(side[path].kind != "link" for side in sides for path in self._paths if path in side)
 
     @property
     def sent(self) -> Manifest:
