@@ -7,7 +7,7 @@ an older reader would misunderstand; what it does not know in an object it leave
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, cast
 
 from pytest_stagebuild.values import dataclass
@@ -63,7 +63,8 @@ class Phase:
     """One report of pytest: set-up, call or teardown of a test, or a collection.
 
     ``duration`` is in seconds, ``start`` and ``stop`` in seconds since the epoch. ``outcome`` is one of pytest's, or
-    what a plugin has made of it ("rerun"). ``xfail`` is None where no failure was expected.
+    what a plugin has made of it ("rerun"). ``xfail`` is None where no failure was expected. ``keywords`` are the names
+    that ``-k`` and ``-m`` go by.
     """
 
     when: Literal["setup", "call", "teardown", "collect"]
@@ -76,6 +77,7 @@ class Phase:
     sections: tuple[tuple[str, str], ...] = ()
     properties: tuple[Property, ...] = ()
     subtest: Subtest | None = None
+    keywords: tuple[str, ...] = ()
 
 
 Location = tuple[str, int | None, str]
@@ -96,12 +98,16 @@ class Session:
 
 @dataclass(frozen=True)
 class Collected:
-    """What it is going to run; ``chains`` has the kinds and names of each test's nodes, where it only collects."""
+    """What it is going to run; ``chains`` has the kinds and names of each test's nodes, where it only collects.
+
+    ``note`` is what pytest says of tests that failed before, where it goes by them.
+    """
 
     name: str
     ids: tuple[str, ...]
     deselected: int = 0
     chains: tuple[tuple[tuple[str, str], ...], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,14 +209,14 @@ def event_in(line: bytes, redact: Callable[[str], str] = str) -> Event | None:  
             return Session(name, pytest, python, root, cwd, distributed=value.get("distributed") is True)
         case "collected":
             chains = tuple(tuple(told.pair(node) for node in _list(chain)) for chain in _list(value.get("chains", [])))
-            return Collected(name, told.texts("ids"), _int(value.get("deselected", 0)), chains)
+            note = told.text("note") if "note" in value else ""
+            return Collected(name, told.texts("ids"), _int(value.get("deselected", 0)), chains, note)
         case "collect":
             return CollectReport(name, told.text("id"), _phase(told.inner("phase")), told.texts("ids"))
         case "start":
             return Started(name, told.text("id"), told.location())
         case "test":
-            phases = tuple(_phase(_Told(_object(one), redact)) for one in _list(value.get("phases")))
-            return Tested(name, told.text("id"), told.location(), phases)
+            return Tested(name, told.text("id"), told.location(), tuple(_phases(told)))
         case "warning":
             return _warned(told)
         case "suite_property":
@@ -252,7 +258,10 @@ class _Told:
         return tuple(self.plain(one) for one in _list(self.value.get(name, [])))
 
     def inner(self, name: str) -> _Told:
-        return _Told(_object(self.value.get(name)), self._redact)
+        return self.of(self.value.get(name))
+
+    def of(self, value: object) -> _Told:
+        return _Told(_object(value), self._redact)
 
     def pair(self, value: object) -> tuple[str, str]:
         first, second = _list(value, 2)
@@ -266,23 +275,35 @@ class _Told:
         return self.plain(path), None if line is None else _int(line), self.plain(domain)
 
 
-_PLAIN: Final = {"when", "outcome", "times"}
+_PLAIN: Final = {"when", "outcome", "times", "keywords"}
 
 
-def _phase(told: _Told) -> Phase:
+def _phases(told: _Told) -> Iterator[Phase]:
+    keywords: tuple[str, ...] = ()
+    for one in _list(told.value.get("phases")):
+        phase = told.of(one)
+        if "keywords" in phase.value:
+            keywords = phase.texts("keywords")
+        yield _phase(phase, keywords)
+
+
+def _phase(told: _Told, keywords: tuple[str, ...] = ()) -> Phase:
     value = told.value
-    when = value.get("when")
+    told_when = value.get("when")
     # A worker of pytest-xdist that died is told of as "???".
-    phase = when if when in ("setup", "teardown", "collect") else "call"
+    known = told_when if told_when in ("setup", "teardown", "collect") else "call"
+    when = cast("Literal['setup', 'call', 'teardown', 'collect']", known)
+    outcome = told.text("outcome")
     duration, start, stop = (_seconds(one) for one in _list(value.get("times", [0, 0, 0]), 3))
-    if value.keys() == _PLAIN:  # as most are
-        return Phase(cast("Literal['setup', 'call', 'teardown']", phase), told.text("outcome"), duration, start, stop)
+    if value.keys() <= _PLAIN:  # as most are
+        return Phase(when, outcome, duration, start, stop, keywords=keywords)
     return Phase(
-        when=cast("Literal['setup', 'call', 'teardown', 'collect']", phase),
-        outcome=told.text("outcome"),
-        duration=duration,
-        start=start,
-        stop=stop,
+        when,
+        outcome,
+        duration,
+        start,
+        stop,
+        keywords=keywords,
         why=_why(told),
         xfail=told.text("xfail") if "xfail" in value else None,
         sections=told.pairs("sections"),

@@ -69,11 +69,7 @@ class Expansion(Silent):
                 self._begin(event)
             case Collected():
                 self._count(event)
-                if event.deselected and (reporter := self._terminal) is not None:
-                    # For its count alone: plugins that hear of the items themselves would ask them for more.
-                    # Some ask whatever is there for its attributes.
-                    unnamed = SimpleNamespace(nodeid="")
-                    reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
+                self._show_collected(event)
             case Started() if self._show:
                 nodeid, location = self._place(event)
                 hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
@@ -107,6 +103,19 @@ class Expansion(Silent):
         if self._of(event.name).distributed:
             self._distributed.add(event.name)
 
+    def _show_collected(self, event: Collected) -> None:
+        reporter = self._terminal
+        if reporter is None:
+            return
+        if event.note:
+            reporter.ensure_newline()
+            reporter.write_line(event.note)
+        if event.deselected:
+            # For its count alone: plugins that hear of the items themselves would ask them for more. Some ask whatever
+            # is there for its attributes.
+            unnamed = SimpleNamespace(nodeid="")
+            reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
+
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root
         return self._paths.nodeid(event.id, root), self._paths.location(event.location, root)
@@ -135,7 +144,7 @@ class Expansion(Silent):
         report = pytest.TestReport(
             nodeid=nodeid,
             location=location,
-            keywords={},
+            keywords=dict.fromkeys(phase.keywords, 1),
             outcome=phase.outcome,  # type: ignore[arg-type] # plugins have outcomes of their own
             longrepr=self._longrepr(name, phase),
             when=phase.when,  # type: ignore[arg-type] # it is no collection

@@ -46,8 +46,8 @@ def is_of_a_stage(identifier: str) -> bool:
 
 
 def reports(path: Path) -> list[tuple[object, ...]]:
-    """What the report log says of each phase of each test, and of files that were not collected; not how long it took,
-    nor the keywords, which are not brought out.
+    """What the report log says of each phase of each test, and of files that were not collected; not how long it
+    took.
     """
     kinds = {"TestReport": pytest.TestReport, "CollectReport": pytest.CollectReport}
     told = []
@@ -70,6 +70,7 @@ def reports(path: Path) -> list[tuple[object, ...]]:
                 report.sections,
                 getattr(report, "user_properties", None),
                 getattr(report, "location", None),
+                getattr(report, "keywords", None),
             )
         )
     return told

@@ -111,6 +111,7 @@ def test_the_first_failure_ends_the_tests_inside(shared):
     run = shared.stagebuild("-v", "--lf", "tests")
     assert run.code == 0
     assert ran(run) == TWO[1:]
+    assert "\nrun-last-failure: rerun previous 1 failure (skipped " in run.output
     assert not (shared.root / ".pytest_cache").exists()
 
 

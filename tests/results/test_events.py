@@ -52,6 +52,20 @@ def test_a_test_is_read_with_its_phases_and_every_text_of_it_redacted():
     )
 
 
+def test_keywords_hold_until_others_are_told_and_are_redacted():
+    phases = [
+        {"when": "setup", "outcome": "passed", "keywords": ["x", "hunter2"]},
+        {"when": "call", "outcome": "passed"},
+        {"when": "teardown", "outcome": "failed", "keywords": ["x"], "failure": {"text": "why", "message": True}},
+    ]
+    event = event_in(line(phases=phases), lambda text: text.replace("hunter2", "***"))
+    assert isinstance(event, Tested)
+    assert [phase.keywords for phase in event.phases] == [("x", "***"), ("x", "***"), ("x",)]
+    without = event_in(line())
+    assert isinstance(without, Tested)
+    assert without.phases[0].keywords == ()
+
+
 def test_a_property_of_the_suite_is_read_and_redacted():
     told = {"event": "suite_property", "session": "1", "property": ["key", "hunter2"]}
     event = event_in(json.dumps(told).encode(), lambda text: text.replace("hunter2", "***"))
@@ -72,6 +86,8 @@ def test_a_property_of_the_suite_is_read_and_redacted():
         {"phases": [{"when": "call", "outcome": "failed", "times": ["long", 0, 0]}]},
         {"phases": [{"when": "call", "outcome": "failed", "times": [10**400, 0, 0]}]},
         {"phases": [{"when": "call", "outcome": "skipped", "skip": ["a.py"]}]},
+        {"phases": [{"when": "call", "outcome": "passed", "keywords": "x"}]},
+        {"phases": [{"when": "call", "outcome": "passed", "keywords": [1]}]},
     ],
 )
 def test_what_no_reporter_writes_is_refused(changed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from by_hand import Heard, Place, check_whole
 from suites import FILES, OUTCOMES
@@ -92,6 +94,53 @@ def test_properties_and_warnings_are_told(heard):
     assert (warned.category, warned.message, warned.when) == ("DeprecationWarning", "careful", "runtest")
     assert warned.id == "test_outcomes.py::test_warns"
     assert warned.file.endswith("/project/test_outcomes.py")
+
+
+KEYWORDS = {
+    "conftest.py": """
+import pytest
+told = {}
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    told.setdefault(report.nodeid, {})[report.when] = list(report.keywords)
+
+def pytest_unconfigure(config):
+    import json
+    (config.rootpath / "told.json").write_text(json.dumps(told))
+""",
+    "pytest.ini": "[pytest]\nmarkers =\n    slow\n    late\n",
+    "deep/test_a.py": """
+import pytest
+
+@pytest.fixture
+def late(request):
+    yield request.node.add_marker("late")
+    request.node.keywords["later"] = True
+
+class TestA:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("n", [1, "\u00e9"])
+    def test_a(self, n, late): ...
+
+def test_b(): ...
+def test_c(late): assert False
+""",
+}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one", "distributed"])
+def test_keywords_are_those_that_plugins_see_in_there(place, workers):
+    place.write(KEYWORDS)
+    heard = place.pytest(*workers)
+    there = json.loads((place.root / "told.json").read_text())
+    here = {test.id: {phase.when: list(phase.keywords) for phase in test.phases} for test in heard.tests}
+    assert here == there
+    [test] = [phases for identifier, phases in here.items() if identifier.endswith("::test_c")]
+    assert [name in test["call"] for name in ("test_c", "test_a.py", "late", "slow", "later")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert "later" in test["teardown"]
 
 
 def test_properties_of_the_suite_are_refused_as_they_are_without_the_reporter(place):
@@ -399,6 +448,7 @@ def test_what_failed_before_comes_first_where_that_is_asked_for(place):
     place.write(TWO)
     heard = place.pytest(paths=["tests/test_two.py"], options={"failedfirst": True}, last_failed=[OTHERS[1]])
     assert heard.ids == [OTHERS[1], OTHERS[0], OTHERS[2]]
+    assert heard.one(Collected).note == "run-last-failure: rerun previous 1 failure first"
 
 
 @pytest.mark.parametrize(

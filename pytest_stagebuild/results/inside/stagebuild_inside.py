@@ -318,6 +318,7 @@ class _Reporter:
         # Encoded: of most tests that takes a few texts put together, and everything of a suite waits for it.
         self._phases: dict[str, list[str]] = {}
         self._whose: dict[str, str] = {}
+        self._keywords: list[Any] = []
         self._to_run_again: set[str] = set()
         self._collected = False
         self._another_follows = False
@@ -358,7 +359,11 @@ class _Reporter:
 
     def _tell_collected(self, ids: list[str], chains: list[Any]) -> None:
         self._collected = True
-        self._tell("collected", ids=list(map(self._id, ids)), deselected=self._deselected, chains=chains)
+        told = {"ids": list(map(self._id, ids)), "deselected": self._deselected, "chains": chains}
+        # What the terminal says of --lf, for which pytest has nothing but this.
+        last_failed = self._config.pluginmanager.get_plugin("lfplugin")
+        said = getattr(last_failed, "pytest_report_collectionfinish", lambda: None)()
+        self._tell("collected", note=_str(said or ""), **told)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -382,7 +387,7 @@ class _Reporter:
         nodeid = report.nodeid
         if nodeid not in self._whose:
             self._whose[nodeid] = self._who(nodeid, report.location)
-        self._phases.setdefault(nodeid, []).append(_plain_phase(report) or _encode(self._phase(report)))
+        self._phases.setdefault(nodeid, []).append(self._told_of(report))
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
         if report.when not in _PHASES:  # a worker has died, and the test with it
@@ -454,6 +459,16 @@ class _Reporter:
         else:
             _reports.append(_encode(told))
 
+    def _told_of(self, report: Any) -> str:
+        """A phase, encoded; its keywords are those of the one before it where it says nothing of them."""
+        phase = _plain_phase(report) or _encode(self._phase(report))
+        keywords = list(getattr(report, "keywords", ()))
+        if report.when != "setup" and keywords == self._keywords:
+            return phase
+        self._keywords = keywords
+        names = ",".join([_encode_text(name) for name in keywords if isinstance(name, str)])
+        return f'{phase[:-1]},"keywords":[{names}]}}'
+
     def _phase(self, report: Any) -> dict[str, Any]:
         duration = getattr(report, "duration", 0.0)
         stop = getattr(report, "stop", None) or self._time()  # older ones do not say
@@ -514,7 +529,7 @@ class _DistributedReporter(_Reporter):
         running = (getattr(report, "node", None), report.nodeid)
         if running not in self._of_workers:
             self._of_workers[running] = (self._who(report.nodeid, report.location), [])
-        self._of_workers[running][1].append(_encode(self._phase(report)))
+        self._of_workers[running][1].append(self._told_of(report))
         if report.when not in ("setup", "call"):
             self._tell_one(running)
 
