@@ -18,6 +18,7 @@ from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
 from pytest_stagebuild.execution import Ground, StageRun, Workplace
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.inputs import Matching, Whole
+from pytest_stagebuild.interrupts import held_back
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
@@ -190,7 +191,13 @@ class Pipeline:
             return
         tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
         suite = Suite(self._work, settings.stages["test"], ground, tests)
-        self._begun = _Begun(suite, Ahead(suite.sandbox))
+        with held_back():  # or there might be one that nobody knows of
+            self._begun = _Begun(suite, Ahead(suite.sandbox))
+
+    def remove_sandboxes(self) -> None:
+        """Those that nobody uses any more; wait until they are gone."""
+        self._discard_begun()
+        self._wait_for_removals()
 
     def collect(self, selection: Selection) -> list[Event]:
         """What the tests inside tell when they are only collected; no stage is made for it.
@@ -256,13 +263,11 @@ class Pipeline:
         )
 
     def close(self, *, prune: bool) -> None:
-        """Remove the images that tests made, which nobody has a use for any more.
+        """Remove the images that tests made, which nobody has a use for any more. To be called again does no harm.
 
         The process that ends the run as a whole has checkpoints pruned too: another one may still ask for them.
         """
-        if self._begun is not None:
-            self._begun.sandbox.discard()
-            self._begun = None
+        self._discard_begun()
         if self._derived:
             from pytest_stagebuild.image import left_by_killed_runs
 
@@ -272,8 +277,7 @@ class Pipeline:
                     self.engine.remove_image(image)
                 self._derived.clear()
         self._store.release()
-        for thread in self._behind:
-            thread.join()
+        self._wait_for_removals()
         if prune and self._resolved and not self._planned:
             with contextlib.suppress(EngineError):  # the next run comes to it
                 self._note(prune_checkpoints(self.settings, self.engine, self._lockfile))
@@ -385,8 +389,18 @@ class Pipeline:
             except EngineError as error:  # the next run comes to it
                 self._note(f"a sandbox was not removed: {error}")
 
-        self._behind.append(threading.Thread(target=removing, name="stagebuild-removal", daemon=True))
-        self._behind[-1].start()
+        with held_back():
+            self._behind.append(threading.Thread(target=removing, name="stagebuild-removal", daemon=True))
+            self._behind[-1].start()
+
+    def _discard_begun(self) -> None:
+        if self._begun is not None:
+            self._begun.sandbox.discard()
+            self._begun = None
+
+    def _wait_for_removals(self) -> None:
+        for thread in self._behind:
+            thread.join()
 
     def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
         begun = self._begun

@@ -205,7 +205,17 @@ class StagebuildSession:
             markup = {"good": {"green": True}, "bad": {"red": True}, "warning": {"yellow": True}, "plain": {}}
             reporter.write_line(line.text, **markup[line.markup])
 
+    def wind_up(self) -> None:
+        """An interrupt has arrived where it is dealt with; after another one, nothing more is done."""
+        if self._opened is not None:
+            with held_back():
+                self._opened.remove_sandboxes()
+        self.interrupts.wind_up()
+
     def close(self) -> None:
+        if self._opened is not None:  # a session that was not begun to its end is not finished
+            with held_back():
+                self._opened.close(prune=False)
         if "engine" in self.__dict__:
             self.engine.close()
         if self._worker is None and (self._opened or self._heard):

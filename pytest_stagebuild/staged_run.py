@@ -167,7 +167,7 @@ class StagedRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:
-        self._stagebuild.interrupts.wind_up()
+        self._stagebuild.wind_up()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -119,6 +119,60 @@ def test_ctrl_c_at_any_step_leaves_no_sandbox_and_no_half_made_checkpoint(new_pr
     assert "200000000" in again.output
 
 
+BEGUN = """\
+import os, signal, threading, time
+import pytest
+from pytest_stagebuild.pipeline import Pipeline
+
+WHAT = os.environ["WHAT"]
+begin, start = Pipeline.begin_tests, threading.Thread.start
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def start_and_interrupt(thread):
+    start(thread)
+    interrupt()
+
+def begin_tests(self, *arguments, **more):
+    if WHAT == "as it begins":
+        threading.Thread.start = start_and_interrupt
+    try:
+        begin(self, *arguments, **more)
+    finally:
+        threading.Thread.start = start
+    assert self._begun
+
+Pipeline.begin_tests = begin_tests
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart():
+    if WHAT == "refused":
+        raise pytest.UsageError("not today")
+    interrupt()
+    time.sleep(5)
+
+@pytest.hookimpl(trylast=True)
+def pytest_keyboard_interrupt():
+    if WHAT == "twice":
+        interrupt()
+"""
+"""A plugin by which a run ends before it has begun, when the sandbox of its tests has."""
+
+
+@on_each_engine
+@pytest.mark.parametrize(("what", "code"), [("as it begins", 2), ("once", 2), ("twice", 2), ("refused", 4)])
+def test_a_run_that_ends_before_its_tests_leaves_no_sandbox(new_project, what, code):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
+    project.write({"begun.py": BEGUN})
+    assert project.stagebuild().code == 0
+    run = project.wait(project.start("--stagebuild-source=.", "-p", "begun", env={"PYTHONPATH": ".", "WHAT": what}))
+    assert project.sandboxes() == []
+    assert run.code == code, run.output
+    assert "Traceback" not in run.output
+    assert ("left at once" in run.output) == (what == "twice")
+
+
 MAKING = """\
 import os, signal
 import docker
