@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines.protocol import PullProgress
 from pytest_stagebuild.output import ForeignText, clean_line, fitted
-from pytest_stagebuild.results.events import Event, Session
+from pytest_stagebuild.results.events import Collected, Event, Session
 from pytest_stagebuild.selection import runs_pytest
 from pytest_stagebuild.stage import BaseImage, Stage, StageName, StageResult
 from pytest_stagebuild.terminal import outcome_word
@@ -113,6 +113,8 @@ class LiveView:
             if (event.distributed or not event.pytest) and not self._raw:
                 self.end_line()  # before letters that no name of a file goes before
             self._reporting, self._on_new_line = not self._raw, self._raw and self._on_new_line
+        elif isinstance(event, Collected) and event.note and not self._raw:
+            self._line(event.note, by="")
 
     def checkpoint_made(self, checkpoint: Checkpoint) -> None: ...
 
@@ -158,12 +160,12 @@ class LiveView:
         while not self._stopped.wait(_TICK):
             self._show(f"{self._stage} {time.monotonic() - self._since:.1f}s  {clean_line(self._last_line)}")
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, by: str = "stagebuild ") -> None:
         if self._quiet:
             return
         with self._lock:
             self._begin_line()
-            self._reporter.write(f"stagebuild {text}", flush=True)
+            self._reporter.write(f"{by}{text}", flush=True)
             self._on_new_line = False
 
     def _show(self, text: str) -> None:

@@ -69,7 +69,11 @@ class Expansion(Silent):
                 self._begin(event)
             case Collected():
                 self._count(event)
-                self._show_collected(event)
+                if event.deselected and (reporter := self._terminal) is not None:
+                    # For its count alone: plugins that hear of the items themselves would ask them for more.
+                    # Some ask whatever is there for its attributes.
+                    unnamed = SimpleNamespace(nodeid="")
+                    reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
             case Started() if self._show:
                 nodeid, location = self._place(event)
                 hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
@@ -102,19 +106,6 @@ class Expansion(Silent):
             self._session.testscollected += len(event.ids)
         if self._of(event.name).distributed:
             self._distributed.add(event.name)
-
-    def _show_collected(self, event: Collected) -> None:
-        reporter = self._terminal
-        if reporter is None:
-            return
-        if event.note:
-            reporter.ensure_newline()
-            reporter.write_line(event.note)
-        if event.deselected:
-            # For its count alone: plugins that hear of the items themselves would ask them for more. Some ask whatever
-            # is there for its attributes.
-            unnamed = SimpleNamespace(nodeid="")
-            reporter.stats.setdefault("deselected", []).extend([unnamed] * event.deselected)
 
     def _place(self, event: Started | Tested) -> tuple[str, tuple[str, int | None, str]]:
         root = self._of(event.name).root

@@ -111,8 +111,21 @@ def test_the_first_failure_ends_the_tests_inside(shared):
     run = shared.stagebuild("-v", "--lf", "tests")
     assert run.code == 0
     assert ran(run) == TWO[1:]
-    assert "\nrun-last-failure: rerun previous 1 failure (skipped " in run.output
     assert not (shared.root / ".pytest_cache").exists()
+
+
+def test_what_pytest_says_of_the_last_failures_is_said_out_here_on_a_line_of_its_own(shared):
+    said = "run-last-failure: rerun previous 1 failure (skipped 1 file)"
+    shared.write({"fail": ""})
+    try:
+        assert shared.stagebuild("tests").code == 1
+        for options in ((), ("-v",)):
+            run = shared.stagebuild("--lf", *options, "tests")
+            assert said in run.lines, run.output
+        assert "run-last-failure" not in shared.stagebuild("--lf", "-q", "tests").output
+    finally:
+        (shared.root / "fail").unlink()
+        assert shared.stagebuild("tests").code == 0
 
 
 def test_durations_are_those_of_the_tests_inside(shared):

@@ -129,18 +129,33 @@ def test_c(late): assert False
 }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one", "distributed"])
+@pytest.mark.parametrize("workers", [(), ("-n2",), ("--dist=each", "--tx=2*popen")], ids=["one", "n2", "each"])
 def test_keywords_are_those_that_plugins_see_in_there(place, workers):
     place.write(KEYWORDS)
     heard = place.pytest(*workers)
     there = json.loads((place.root / "told.json").read_text())
-    here = {test.id: {phase.when: list(phase.keywords) for phase in test.phases} for test in heard.tests}
+    told = [(test.id, {phase.when: list(phase.keywords) for phase in test.phases}) for test in heard.tests]
+    here = dict(told)
     assert here == there
+    assert all(there[identifier] == phases for identifier, phases in told)  # of each worker
     [test] = [phases for identifier, phases in here.items() if identifier.endswith("::test_c")]
     assert [name in test["call"] for name in ("test_c", "test_a.py", "late", "slow", "later")] == [
         True, True, True, False, False,
     ]  # fmt: skip
     assert "later" in test["teardown"]
+
+
+def test_a_report_without_keywords_is_told(place):
+    plugin = """\
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    report.keywords = None if report.when == "call" else {1: 1, "name": 1}
+"""
+    place.write({"test_a.py": "def test_a(): ...\n", "conftest.py": plugin})
+    heard = place.pytest()
+    assert [phase.keywords for phase in heard.test("test_a.py::test_a").values()] == [("name",), (), ("name",)]
 
 
 def test_properties_of_the_suite_are_refused_as_they_are_without_the_reporter(place):
@@ -288,6 +303,31 @@ def test_reports_survive_a_test_that(place, what):
     assert heard.ids == [f"test_a.py::{name}" for name in names], heard.output
     assert [event.id for event in heard.all(Started)] == heard.ids
     assert heard.one(Ended)
+
+
+def test_nothing_is_written_to_a_file_that_has_got_the_number_of_our_descriptor(place):
+    place.write(
+        {
+            "test_a.py": """\
+import os
+
+def ours():
+    return [int(n) for n in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{n}").endswith("reports")]
+
+def test_takes_it():
+    [number] = ours()
+    os.dup2(os.open("theirs", os.O_WRONLY | os.O_CREAT), number)
+
+def test_one_alone_is_opened_again():
+    assert len(ours()) == 1
+    assert not os.get_inheritable(ours()[0])
+"""
+        }
+    )
+    heard = place.pytest("-p", "no:cacheprovider")
+    assert set(heard.outcomes().values()) == {"passed passed passed"}, heard.output
+    assert heard.one(Ended)
+    assert (place.root / "theirs").read_bytes() == b""
 
 
 def test_reports_that_a_plugin_makes_are_told(place):

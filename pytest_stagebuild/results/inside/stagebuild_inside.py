@@ -10,6 +10,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -34,6 +35,9 @@ _NAME = __name__.rpartition(".")[2]
 _HERE = str(Path(__file__).parent)
 _LARGEST = 1 << 20
 """Characters of a text that are told; of a longer one, both ends."""
+
+_HIGH = 200
+"""A number for a descriptor that few programs come to, below the limits that systems set."""
 
 _PASSED_BY_TOX = "pass_env+=PYTHONPATH,PYTEST_PLUGINS"
 _OURS = {_HERE, _NAME, "testenv." + _PASSED_BY_TOX, "env_run_base." + _PASSED_BY_TOX}
@@ -77,7 +81,8 @@ class _Traces:
 
 
 class _File:
-    """Appends lines to a file that is opened for each: tests close descriptors, and others then get their numbers.
+    """Appends lines to a file by a descriptor that tests may close, and others then get its number: it is asked each
+    time what it is. To open the file for each line would take three times as long.
 
     What it needs of the system is held here, where nobody who replaces functions for a test finds it. A process that a
     test has forked writes nothing.
@@ -89,14 +94,19 @@ class _File:
             "open": os.open,
             "write": os.write,
             "close": os.close,
+            "fstat": os.fstat,
+            "fcntl": fcntl.fcntl,
             "getpid": os.getpid,
             "getrlimit": resource.getrlimit,
             "setrlimit": resource.setrlimit,
         }
         self._flags = os.O_WRONLY | os.O_APPEND
+        self._duplicates = fcntl.F_DUPFD_CLOEXEC
         self._limits = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)
         self._process = os.getpid()
         self._waiting = b""
+        self._descriptor = -1
+        self._file = (0, 0)
 
     def append(self, event: str, *, soon: bool = False) -> None:
         """Write it now, or ``soon``: with the next one, which follows at once."""
@@ -109,13 +119,29 @@ class _File:
             self._write_past_limits()
 
     def _write(self) -> None:
-        needs = self._needs
-        descriptor = needs["open"](self._path, self._flags)
+        write = self._needs["write"]
+        descriptor = self._descriptor if self._is_ours(self._descriptor) else self._open()
+        while self._waiting:
+            self._waiting = self._waiting[write(descriptor, self._waiting) :]
+
+    def _is_ours(self, descriptor: int) -> bool:
         try:
-            while self._waiting:
-                self._waiting = self._waiting[needs["write"](descriptor, self._waiting) :]
+            found = self._needs["fstat"](descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._file
+
+    def _open(self) -> int:
+        needs = self._needs
+        opened = needs["open"](self._path, self._flags)
+        try:
+            found = needs["fstat"](opened)
+            self._file = found.st_dev, found.st_ino
+            # Out of the way of tests that count on the next free number.
+            self._descriptor = needs["fcntl"](opened, self._duplicates, _HIGH)
         finally:
-            needs["close"](descriptor)
+            needs["close"](opened)
+        return self._descriptor
 
     def _write_past_limits(self) -> None:
         """Past those that a test has set for itself, or used up; what cannot be written goes with the next event."""
@@ -308,6 +334,28 @@ def _skip_for_the_host(name: str) -> NoReturn:
 # What is told
 
 
+class _Test:
+    """What is to be told of a test that runs, encoded: of most that takes a few texts put together, and everything of a
+    suite waits for it.
+    """
+
+    __slots__ = ("_keywords", "phases", "who")
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self.phases: list[str] = []
+        self._keywords: list[Any] | None = None
+
+    def add(self, phase: str, report: Any) -> None:
+        """A phase; its keywords are told where they are others than those of the one before it."""
+        keywords = list(getattr(report, "keywords", None) or ())
+        if keywords != self._keywords:
+            self._keywords = keywords
+            names = ",".join([_encode_text(name) for name in keywords if isinstance(name, str)])
+            phase = f'{phase[:-1]},"keywords":[{names}]}}'
+        self.phases.append(phase)
+
+
 class _Reporter:
     """The plugin object that tells. Workers of pytest-xdist have none: their reports come to their controller."""
 
@@ -315,10 +363,7 @@ class _Reporter:
         self._config = config
         self._session: Any = None
         self._name = f"{os.getpid()}-{time.time_ns()}"
-        # Encoded: of most tests that takes a few texts put together, and everything of a suite waits for it.
-        self._phases: dict[str, list[str]] = {}
-        self._whose: dict[str, str] = {}
-        self._keywords: list[Any] = []
+        self._running: dict[str, _Test] = {}
         self._to_run_again: set[str] = set()
         self._collected = False
         self._another_follows = False
@@ -350,20 +395,21 @@ class _Reporter:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         listed = session.items if self._config.option.collectonly else []
         chains = [[[type(node).__name__, node.name] for node in item.listchain()[1:]] for item in listed]
-        self._tell_collected([item.nodeid for item in session.items], chains)
+        note = ""
+        last_failed: Any = self._config.pluginmanager.get_plugin("lfplugin")
+        with contextlib.suppress(AttributeError, TypeError):  # it may not be there, or be another one of that name
+            note = _str(last_failed.pytest_report_collectionfinish() or "")
+        self._tell_collected([item.nodeid for item in session.items], chains, note)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         if not self._collected:
             self._tell_collected(list(ids), [])
 
-    def _tell_collected(self, ids: list[str], chains: list[Any]) -> None:
+    def _tell_collected(self, ids: list[str], chains: list[Any], note: str = "") -> None:
         self._collected = True
-        told = {"ids": list(map(self._id, ids)), "deselected": self._deselected, "chains": chains}
-        # What the terminal says of --lf, for which pytest has nothing but this.
-        last_failed = self._config.pluginmanager.get_plugin("lfplugin")
-        said = getattr(last_failed, "pytest_report_collectionfinish", lambda: None)()
-        self._tell("collected", note=_str(said or ""), **told)
+        ids = list(map(self._id, ids))
+        self._tell("collected", ids=ids, deselected=self._deselected, chains=chains, note=note)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -377,35 +423,35 @@ class _Reporter:
         self._another_follows = nextitem is not None
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
-        whose = self._whose[nodeid] = self._who(nodeid, location)
-        if nodeid not in self._phases:
-            _reports.append(f'{{"event":"start",{whose}}}')
+        test = self._running.get(nodeid)
+        if test is None or not test.phases:  # else it is run again
+            test = self._running[nodeid] = _Test(self._who(nodeid, location))
+            _reports.append(f'{{"event":"start",{test.who}}}')
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # Last, for the terminal's part of pytest changes reports: of tests whose subtests failed.
         nodeid = report.nodeid
-        if nodeid not in self._whose:
-            self._whose[nodeid] = self._who(nodeid, report.location)
-        self._phases.setdefault(nodeid, []).append(self._told_of(report))
+        test = self._running.get(nodeid)
+        if test is None:
+            test = self._running[nodeid] = _Test(self._who(nodeid, report.location))
+        test.add(_plain_phase(report) or _encode(self._phase(report)), report)
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
         if report.when not in _PHASES:  # a worker has died, and the test with it
-            self._tell_test(nodeid)
+            self._tell_test(self._running.pop(nodeid))
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         # One that is run again ends as often as it is run, and has the one outcome all the same.
         if nodeid in self._to_run_again:
             self._to_run_again.discard(nodeid)
-        else:
-            self._tell_test(nodeid)
+        elif nodeid in self._running:
+            self._tell_test(self._running.pop(nodeid))
 
-    def _tell_test(self, nodeid: str) -> None:
-        phases = self._phases.pop(nodeid, None)
-        whose = self._whose.pop(nodeid, "")
-        if phases:
-            event = f'{{"event":"test",{whose},"phases":[{",".join(phases)}]}}'
+    def _tell_test(self, test: _Test) -> None:
+        if test.phases:
+            event = f'{{"event":"test",{test.who},"phases":[{",".join(test.phases)}]}}'
             _reports.append(event, soon=self._another_follows)
 
     def _who(self, nodeid: str, location: Any) -> str:
@@ -418,8 +464,8 @@ class _Reporter:
 
     def _tell_rest(self) -> None:
         """Of tests that have not ended, what there is."""
-        for nodeid in list(self._phases):
-            self._tell_test(nodeid)
+        for test in self._running.values():
+            self._tell_test(test)
 
     def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str) -> None:
         self._tell(
@@ -458,16 +504,6 @@ class _Reporter:
             self._early.append(told)
         else:
             _reports.append(_encode(told))
-
-    def _told_of(self, report: Any) -> str:
-        """A phase, encoded; its keywords are those of the one before it where it says nothing of them."""
-        phase = _plain_phase(report) or _encode(self._phase(report))
-        keywords = list(getattr(report, "keywords", ()))
-        if report.when != "setup" and keywords == self._keywords:
-            return phase
-        self._keywords = keywords
-        names = ",".join([_encode_text(name) for name in keywords if isinstance(name, str)])
-        return f'{phase[:-1]},"keywords":[{names}]}}'
 
     def _phase(self, report: Any) -> dict[str, Any]:
         duration = getattr(report, "duration", 0.0)
@@ -513,7 +549,7 @@ class _DistributedReporter(_Reporter):
         dist = getattr(config.option, "dist", "no")
         self._each = dist == "each"
         self._grouped = dist == "loadgroup"
-        self._of_workers: dict[tuple[Any, str], tuple[str, list[str]]] = {}
+        self._of_workers: dict[tuple[Any, str], _Test] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -528,24 +564,20 @@ class _DistributedReporter(_Reporter):
         # The same test may be under way elsewhere, and what is said of its end does not say where.
         running = (getattr(report, "node", None), report.nodeid)
         if running not in self._of_workers:
-            self._of_workers[running] = (self._who(report.nodeid, report.location), [])
-        self._of_workers[running][1].append(self._told_of(report))
+            self._of_workers[running] = _Test(self._who(report.nodeid, report.location))
+        self._of_workers[running].add(_encode(self._phase(report)), report)
         if report.when not in ("setup", "call"):
-            self._tell_one(running)
+            self._tell_test(self._of_workers.pop(running))
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         if not self._each:
             super().pytest_runtest_logfinish(nodeid)
 
-    def _tell_one(self, running: tuple[Any, str]) -> None:
-        self._whose[running[1]], self._phases[running[1]] = self._of_workers.pop(running)
-        self._tell_test(running[1])
-
     def _tell_rest(self) -> None:
         super()._tell_rest()
-        for running in list(self._of_workers):
-            self._tell_one(running)
+        for test in self._of_workers.values():
+            self._tell_test(test)
 
     def _id(self, nodeid: str) -> str:
         return _without_group(nodeid) if self._grouped else nodeid
