@@ -330,6 +330,13 @@ def test_one_alone_is_opened_again():
     assert (place.root / "theirs").read_bytes() == b""
 
 
+def test_reports_are_written_where_there_are_few_descriptors(place):
+    place.write({"test_a.py": "def test_a(): ...\ndef test_b(): ...\n"})
+    heard = place.run(["/bin/sh", "-c", f"ulimit -n 60; exec {place.python} -m pytest"])
+    check_whole(heard)
+    assert heard.ids == ["test_a.py::test_a", "test_a.py::test_b"]
+
+
 def test_reports_that_a_plugin_makes_are_told(place):
     place.write(
         {

@@ -37,7 +37,7 @@ _LARGEST = 1 << 20
 """Characters of a text that are told; of a longer one, both ends."""
 
 _HIGH = 200
-"""A number for a descriptor that few programs come to, below the limits that systems set."""
+"""A number for a descriptor that few programs come to, below the limits that systems mostly set."""
 
 _PASSED_BY_TOX = "pass_env+=PYTHONPATH,PYTEST_PLUGINS"
 _OURS = {_HERE, _NAME, "testenv." + _PASSED_BY_TOX, "env_run_base." + _PASSED_BY_TOX}
@@ -134,12 +134,14 @@ class _File:
     def _open(self) -> int:
         needs = self._needs
         opened = needs["open"](self._path, self._flags)
+        found = needs["fstat"](opened)
+        self._file = found.st_dev, found.st_ino
         try:
-            found = needs["fstat"](opened)
-            self._file = found.st_dev, found.st_ino
             # Out of the way of tests that count on the next free number.
             self._descriptor = needs["fcntl"](opened, self._duplicates, _HIGH)
-        finally:
+        except OSError:  # there is no such number here
+            self._descriptor = opened
+        else:
             needs["close"](opened)
         return self._descriptor
 
