@@ -15,6 +15,7 @@ from bare import busybox
 from worlds import World, members_of, run, tar_of, within
 
 from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.engines.docker.main_process import MainProcess
 from pytest_stagebuild.engines.local import LocalEngine
 from pytest_stagebuild.engines.protocol import Engine, StoredImage
 from pytest_stagebuild.errors import EngineError
@@ -120,6 +121,23 @@ def test_what_the_sink_raises_reaches_the_caller(real: World) -> None:
         raise OSError(28, "No space left on device")
 
     with real.started() as sandbox, pytest.raises(OSError, match="No space left"):
+        sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=full)
+
+
+def test_what_the_sink_raises_reaches_a_caller_who_has_only_just_told_the_command(
+    docker_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = MainProcess._tell
+
+    def tell_slowly(self: MainProcess, what: bytes) -> None:
+        tell(self, what)
+        time.sleep(1)
+
+    def full(_: str, piece: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MainProcess, "_tell", tell_slowly)
+    with docker_world.started() as sandbox, pytest.raises(OSError, match="No space left"):
         sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=full)
 
 

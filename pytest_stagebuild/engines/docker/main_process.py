@@ -64,9 +64,9 @@ class MainProcess:
             told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
             if told is not None:
                 self._command = MainCommand(token, output, both_in_one=self._beside is not None)
+                if self._ended:  # asked before it is told: what ends the reading from then on, the reader says itself
+                    self._command.end(None)
             self._tell(told or keeper.told_nothing(token))
-            if self._command is not None and self._ended:
-                self._command.end(None)
             return self._command
 
     def run_beside(self, argv: Sequence[str], archive: bytes) -> MainBeside | None:
