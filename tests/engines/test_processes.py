@@ -116,12 +116,13 @@ def test_all_output_is_delivered_to_a_slow_sink(real: World) -> None:
     assert received == data
 
 
-def test_what_the_sink_raises_reaches_the_caller(real: World) -> None:
-    def full(_: str, piece: bytes) -> None:
-        raise OSError(28, "No space left on device")
+def _full(_: str, piece: bytes) -> None:
+    raise OSError(28, "No space left on device")
 
+
+def test_what_the_sink_raises_reaches_the_caller(real: World) -> None:
     with real.started() as sandbox, pytest.raises(OSError, match="No space left"):
-        sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=full)
+        sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=_full)
 
 
 def test_what_the_sink_raises_reaches_a_caller_who_has_only_just_told_the_command(
@@ -133,12 +134,9 @@ def test_what_the_sink_raises_reaches_a_caller_who_has_only_just_told_the_comman
         tell(self, what)
         time.sleep(1)
 
-    def full(_: str, piece: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(MainProcess, "_tell", tell_slowly)
     with docker_world.started() as sandbox, pytest.raises(OSError, match="No space left"):
-        sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=full)
+        sandbox.run("echo x; sleep 5", cwd="/src", env={}, timeout=60, output=_full)
 
 
 @pytest.mark.slow

@@ -120,18 +120,20 @@ class _File:
 
     def _write(self) -> None:
         write = self._needs["write"]
-        descriptor = self._descriptor if self._is_ours(self._descriptor) else self._open()
+        if not self._is_ours():
+            self._open()
         while self._waiting:
-            self._waiting = self._waiting[write(descriptor, self._waiting) :]
+            self._waiting = self._waiting[write(self._descriptor, self._waiting) :]
 
-    def _is_ours(self, descriptor: int) -> bool:
+    def _is_ours(self) -> bool:
+        """Whether the descriptor is still that of the file."""
         try:
-            found = self._needs["fstat"](descriptor)
+            found = self._needs["fstat"](self._descriptor)
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._file
 
-    def _open(self) -> int:
+    def _open(self) -> None:
         needs = self._needs
         opened = needs["open"](self._path, self._flags)
         found = needs["fstat"](opened)
@@ -143,7 +145,6 @@ class _File:
             self._descriptor = opened
         else:
             needs["close"](opened)
-        return self._descriptor
 
     def _write_past_limits(self) -> None:
         """Past those that a test has set for itself, or used up; what cannot be written goes with the next event."""
