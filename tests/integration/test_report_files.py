@@ -46,7 +46,7 @@ def is_of_a_stage(identifier: str) -> bool:
 
 
 def reports(path: Path) -> list[tuple[object, ...]]:
-    """What the report log says of each phase of each test, but for its duration, and of files that were not collected."""
+    """What the report log says of each phase of each test, without its duration, and of files not collected."""
     kinds = {"TestReport": pytest.TestReport, "CollectReport": pytest.CollectReport}
     told = []
     for line in path.read_text().splitlines():
