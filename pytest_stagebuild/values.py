@@ -35,18 +35,19 @@ def _made(plain: type[T]) -> type[T]:
         field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING
     }
 
+    known = frozenset(names)
+
     def initialise(self: object, *values: object, **named: object) -> None:
         own = vars(self)
+        own.update(defaults)
         own.update(zip(names, values, strict=False))
-        if len(values) > len(names) or not own.keys().isdisjoint(named):
-            raise TypeError(f"{made.__name__} has the fields {', '.join(names)}; it was given {values} and {named}")
         own.update(named)
-        if len(own) < len(names):
-            for name in factories.keys() - own.keys():
-                own[name] = factories[name]()
-            own.update({**defaults, **own})
-        if len(own) != len(names) or not own.keys() <= set(names):
-            raise TypeError(f"{made.__name__} has the fields {', '.join(names)}; it was given {', '.join(own)}")
+        for name, factory in factories.items():
+            if name not in own:
+                own[name] = factory()
+        given_twice = named and not named.keys().isdisjoint(names[: len(values)])
+        if len(own) != len(names) or len(values) > len(names) or given_twice or not named.keys() <= known:
+            raise TypeError(f"{made.__name__} has the fields {', '.join(names)}; it was given {values} and {named}")
 
     compared = tuple(field.name for field in fields if field.compare)
     methods: dict[str, Callable[..., Any]] = {

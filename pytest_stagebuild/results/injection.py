@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import cache
+from importlib.abc import InspectLoader
+from importlib.machinery import PathFinder
 from importlib.resources import files
+from importlib.util import MAGIC_NUMBER
+from types import CodeType
 from typing import Final
 
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
+from pytest_stagebuild.results import inside as programs
 from pytest_stagebuild.results.channel import INSIDE
 from pytest_stagebuild.selection import Selection
 from pytest_stagebuild.values import dataclass
@@ -21,11 +28,22 @@ TOLD: Final = f"{INSIDE}/told.json"
 _MODULE: Final = "stagebuild_inside"
 _TOX_MODULE: Final = "stagebuild_tox"
 
-_LOADER: Final = '''"""PYTEST_DONT_REWRITE"""
-with open(__file__.rpartition("/")[0] + "/reporter", encoding="utf-8") as _file:
-    exec(compile(_file.read(), "<stagebuild>", "exec", dont_inherit=True))
+_NO_FILE: Final = "<stagebuild>"
+
+_LOADER: Final = f'''"""PYTEST_DONT_REWRITE"""
+import importlib.util, marshal
+with open(__file__.rpartition("/")[0] + "/reporter.compiled", "rb") as _file:
+    _code = _file.read()
+if _code.startswith(importlib.util.MAGIC_NUMBER):
+    _code = marshal.loads(_code[len(importlib.util.MAGIC_NUMBER):])
+else:
+    with open(__file__.rpartition("/")[0] + "/reporter", "rb") as _file:
+        _code = compile(_file.read(), "{_NO_FILE}", "exec", dont_inherit=True)
+exec(_code)
 '''
-"""The module: what it does comes from no file of Python's, or it would stand in the user's coverage."""
+"""The module: what it does comes from no file of Python's, or it would stand in the user's coverage. For a Python like
+the one out here it comes compiled: to compile it takes longer than all else of its import.
+"""
 
 _DISTRIBUTION: Final = {
     "METADATA": "Metadata-Version: 2.1\nName: stagebuild-inside\nVersion: 1\n",
@@ -67,11 +85,12 @@ class Told:
         }
         if self.last_failed and {"lf", "failedfirst"} & self.selection.options.keys():
             told["last_failed"] = list(self.last_failed)
-        programs = files("pytest_stagebuild.results.inside")
+        folder = files(programs)
         return {
             f"{INSIDE}/{_MODULE}.py": _LOADER.encode(),
-            f"{INSIDE}/reporter": programs.joinpath(f"{_MODULE}.py").read_bytes(),
-            f"{INSIDE}/{_TOX_MODULE}.py": programs.joinpath(f"{_TOX_MODULE}.py").read_bytes(),
+            f"{INSIDE}/reporter": folder.joinpath(f"{_MODULE}.py").read_bytes(),
+            f"{INSIDE}/reporter.compiled": _compiled(),
+            f"{INSIDE}/{_TOX_MODULE}.py": folder.joinpath(f"{_TOX_MODULE}.py").read_bytes(),
             TOLD: json.dumps(told).encode(),
             **{f"{INSIDE}/{_MODULE}-1.dist-info/{name}": text.encode() for name, text in _DISTRIBUTION.items()},
         }
@@ -86,3 +105,19 @@ class Told:
         if _NO_AUTOLOAD.search(command) or "PYTEST_DISABLE_PLUGIN_AUTOLOAD" in inside:
             variables["PYTEST_PLUGINS"] = ",".join(filter(None, [_MODULE, inside.get("PYTEST_PLUGINS")]))
         return variables
+
+
+@cache
+def _compiled() -> bytes:
+    """The reporter as this Python compiles it, after the number that tells Pythons apart; kept as all modules are.
+
+    Found past the finder of pytest, which would have its assertions written anew.
+    """
+    found = PathFinder.find_spec(f"{programs.__name__}.{_MODULE}", programs.__path__)
+    code = found.loader.get_code(found.name) if found and isinstance(found.loader, InspectLoader) else None
+    return MAGIC_NUMBER + marshal.dumps(_of_no_file(code)) if code else b""
+
+
+def _of_no_file(code: CodeType) -> CodeType:
+    constants = (_of_no_file(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return code.replace(co_filename=_NO_FILE, co_consts=tuple(constants))

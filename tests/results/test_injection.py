@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
 
 import pytest
 
+import pytest_stagebuild
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.selection import Selection
 
@@ -32,6 +36,13 @@ def test_pytest_finds_the_reporter_by_its_entry_point():
     assert files[f"{FOLDER}/stagebuild_inside-1.dist-info/entry_points.txt"] == (
         b"[pytest11]\nstagebuild_inside = stagebuild_inside\n\n[tox]\nstagebuild_tox = stagebuild_tox\n"
     )
+
+
+def test_the_reporter_comes_compiled_too_and_names_no_file_of_this_machine():
+    compiled = Told(Selection()).files()[f"{FOLDER}/reporter.compiled"]
+    assert compiled.startswith(MAGIC_NUMBER)
+    assert b"<stagebuild>" in compiled
+    assert os.fsencode(Path(pytest_stagebuild.__file__).parent) not in compiled
 
 
 @pytest.mark.parametrize(
