@@ -6,8 +6,8 @@ Takes a real project from PyPI, or a copy of ``--project DIR``, and generated tr
 turns with ``docker build`` (BuildKit) and ``docker run``, with a naive Dockerfile and with the best that a hand would
 order, and with the plugin on its engines. A round is: with nothing cached, unchanged, after an edit to a module, to a
 test file, to the dependencies; each way in a copy of its own, on a base image of the round's own. The commands are the
-same everywhere, and so is the pytest inside. Base images are there before: pulled for Docker, made of this machine for
-the local engine, which takes some seconds once.
+same everywhere, and so are the image and the pytest inside. It is there before, for Docker and in the local engine's
+store. Run it with a Python built as that of the image is: the pytest outside is one that ``docker build`` has none of.
 
 Ratios are medians of the ratios within each round; the noise is that of the same thing done twice in a round. An
 unchanged run is measured from its start to that of the first test, all others to their end. Ends with 1 where a goal
@@ -202,7 +202,7 @@ def measured(
     for number in range(chosen.rounds):
         base, place = docker.base(), folder / f"round-{number}"
         peers: list[Peer] = [DockerBuild(docker, subject, base, how) for how in subject.dockerfiles]
-        plugins = [Plugin(subject, base, engine, place / f"cache-{engine}") for engine in chosen.engines]
+        plugins = [Plugin(docker, subject, base, engine, place / f"cache-{engine}") for engine in chosen.engines]
         for plugin in plugins:
             plugin.prepare(place / f"prepared-{plugin.name}")
         peers += plugins

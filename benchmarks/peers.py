@@ -81,6 +81,15 @@ class Docker:
         self.build(folder, name, "\n".join(lines) + "\n")
         return name
 
+    def rootfs(self) -> Path:
+        """The files of the image that bases are made from: what the local engine runs on, as Docker on the image."""
+        path = self._folder / "rootfs.tar"
+        if not path.exists():
+            container = succeed(["docker", "create", "--label", self._label, self._image, "true"]).strip()
+            succeed(["docker", "export", "-o", str(path), container])
+            succeed(["docker", "rm", container])
+        return path
+
     def build(self, context: Path, name: str, dockerfile: str) -> None:
         path = self._folder / "Dockerfile"
         path.write_text(dockerfile, encoding="utf-8")
@@ -130,13 +139,14 @@ class DockerBuild:
 class Plugin:
     """``pytest --stagebuild-source=.`` in a process of its own, with a store of its own."""
 
-    def __init__(self, subject: Subject, base: str, engine: str, cache: Path) -> None:
+    def __init__(self, docker: Docker, subject: Subject, base: str, engine: str, cache: Path) -> None:
         self.name = engine
+        self._image = str(docker.rootfs()) if engine == "local" else base
         self._witness = cache.with_suffix(".json")
         self._environ = environment(XDG_CACHE_HOME=str(cache), PYTHONPATH=str(HERE), WITNESS=str(self._witness))
         self._command = [
             *(*PYTEST, "-p", "stagebuild_witness", "--stagebuild-source=.", f"--stagebuild-engine={engine}"),
-            f"--stagebuild-image={'host' if engine == 'local' else base}",
+            f"--stagebuild-image={self._image}",
             f"--stagebuild-install-cmd={subject.install}",
             f"--stagebuild-build-cmd={subject.build}",
             f"--stagebuild-test-cmd={subject.test}",
@@ -144,12 +154,12 @@ class Plugin:
         ]
 
     def prepare(self, folder: Path) -> None:
-        """Let the local engine make its base of this machine, as Docker's is pulled before: once for each store."""
+        """Let the local engine take the image in, as Docker's is pulled before: once for each store."""
         if self.name == "local":
             folder.mkdir(parents=True)
             (folder / "stagebuild.toml").write_text('install_cmd = "true"\nbuild_cmd = "true"\ntest_cmd = "true"\n')
-            command = [*PYTEST, "--stagebuild-source=.", "--stagebuild-engine=local"]
-            succeed(command, cwd=folder, environ=self._environ)
+            options = ["--stagebuild-source=.", "--stagebuild-engine=local", f"--stagebuild-image={self._image}"]
+            succeed([*PYTEST, *options], cwd=folder, environ=self._environ)
 
     def run(self, copy: Path) -> Taken:
         begun = time.time()

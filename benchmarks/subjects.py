@@ -98,7 +98,7 @@ def from_pypi(requirement: str, folder: Path) -> Path:
     subprocess.run([*download, "-d", str(folder), requirement], check=True, stderr=subprocess.DEVNULL)
     [archive] = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     archive.unlink()
     [root] = folder.iterdir()
     return root
