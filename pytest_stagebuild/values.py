@@ -34,7 +34,6 @@ def _made(plain: type[T]) -> type[T]:
     factories = {
         field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING
     }
-
     known = frozenset(names)
 
     def initialise(self: object, *values: object, **named: object) -> None:
