@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, interrupter, words_of
+from pytest_stagebuild.engines.pace import paced
 from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
@@ -178,7 +179,7 @@ class Execution(Streamed):
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            for stream, piece in frames(self._response.raw.read):
+            for stream, piece in frames(paced(self._response.raw.read)):
                 if len(self._first_output) < _HEAD:
                     self._first_output += piece[:_HEAD]
                 if not self._deliver(stream, piece):

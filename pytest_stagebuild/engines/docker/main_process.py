@@ -15,6 +15,7 @@ from contextlib import suppress
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import QUICK, Connection, interrupter
 from pytest_stagebuild.engines.docker.exec import Lines, Streamed, frames
+from pytest_stagebuild.engines.pace import paced
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.values import dataclass
@@ -128,7 +129,7 @@ class MainProcess:
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            for stream, piece in frames(self._response.raw.read):
+            for stream, piece in frames(paced(self._response.raw.read)):
                 beside, command, step = self._beside, self._command, self._step
                 if beside is not None and (stream == "stderr" or command is None):
                     beside.take(stream, piece)

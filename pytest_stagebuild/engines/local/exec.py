@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.engines.local.spawning import REFUSED, SetUpFailed, Spawned
+from pytest_stagebuild.engines.pace import paced
 from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
 
@@ -81,13 +82,14 @@ class Execution:
         poll = select.poll()
         for one in (*self._streams, self._told):
             poll.register(one, select.POLLIN)
+        some_ready = paced(poll.poll)
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
             if meanwhile is not None:
                 left = MEANWHILE if left is None else min(left, MEANWHILE)
-            ready = {descriptor for descriptor, _ in poll.poll(None if left is None else left * 1000)}
+            ready = {descriptor for descriptor, _ in some_ready(None if left is None else left * 1000)}
             for descriptor in ready - {self._told}:
                 with suppress(BlockingIOError):
                     if piece := os.read(descriptor, _PIECE):
