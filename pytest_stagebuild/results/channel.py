@@ -74,7 +74,7 @@ class Reports:
             elif "\ufffd" in line or not line.startswith("{"):
                 self._live = False  # it is none of ours, and its length may not be known any more
             else:
-                yield from self._event(line.encode() + b"\n")
+                yield from self._event(line, len(line.encode()) + 1)
 
     def rest(self) -> Iterator[Event]:
         """What is still to be read, now that the command has ended. To be exhausted, once."""
@@ -86,7 +86,7 @@ class Reports:
             for line in () if self._whole else self._lines():
                 if self._read >= _MOST:
                     break
-                yield from self._event(line)
+                yield from self._event(line, len(line))
         except (FileNotFoundError, tarfile.TarError):
             self._complain("the tests inside removed what they had reported")
         if self._read >= _MOST:
@@ -104,8 +104,8 @@ class Reports:
                 left -= len(passed)
             yield from iter(file.readline, b"")
 
-    def _event(self, line: bytes) -> Iterator[Event]:
-        self._read += len(line)
+    def _event(self, line: str | bytes, size: int) -> Iterator[Event]:
+        self._read += size
         try:
             event = event_in(line, self._redact)
         except NewerEvents as error:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
+from math import inf, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_stagebuild.results.events import Crash, Failed, NewerEvents, Phase, SuiteProperty, Tested, event_in
+from pytest_stagebuild.results.events import (
+    VERSION,
+    Crash,
+    Failed,
+    NewerEvents,
+    Phase,
+    SuiteProperty,
+    Tested,
+    event_in,
+)
 
 TEST = {
     "event": "test",
@@ -66,6 +77,35 @@ def test_keywords_hold_until_others_are_told_and_are_redacted():
     assert without.phases[0].keywords == ()
 
 
+PASSED = {
+    "event": "passed",
+    "session": "1",
+    "id": "a.py::x",
+    "location": ["a.py", 0, "x"],
+    "times": struct.pack("<9d", 0.5, 1.0, 1.5, 0.25, 2.0, 2.25, 0.125, 3.0, 3.125).hex(),
+    "keywords": ["x", "hunter2"],
+}
+
+
+def test_a_test_that_passed_is_read_with_its_phases():
+    event = event_in(json.dumps(PASSED), lambda text: text.replace("hunter2", "***").replace("00", "***"))
+    phases = (
+        Phase("setup", "passed", 0.5, 1.0, 1.5, keywords=("x", "***")),
+        Phase("call", "passed", 0.25, 2.0, 2.25, keywords=("x", "***")),
+        Phase("teardown", "passed", 0.125, 3.0, 3.125, keywords=("x", "***")),
+    )
+    assert event == Tested("1", "a.py::x", ("a.py", 0, "x"), phases)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [None, "", "x" * 144, "00" * 71, *(struct.pack("<9d", *[0.0] * 8, wrong).hex() for wrong in (nan, inf, 1e300))],
+)
+def test_times_that_no_clock_shows_are_refused(times):
+    with pytest.raises(ValueError, match=r"."):
+        event_in(json.dumps({**PASSED, "times": times}))
+
+
 def test_a_property_of_the_suite_is_read_and_redacted():
     told = {"event": "suite_property", "session": "1", "property": ["key", "hunter2"]}
     event = event_in(json.dumps(told).encode(), lambda text: text.replace("hunter2", "***"))
@@ -111,7 +151,7 @@ def test_a_line_that_is_nested_without_end_is_refused():
 
 def test_events_of_a_later_kind_are_left_alone_and_those_of_a_later_version_told():
     assert event_in(line(event="invented later")) is None
-    session = {"event": "session", "session": "1", "v": 2}
+    session = {"event": "session", "session": "1", "v": VERSION + 1}
     with pytest.raises(NewerEvents):
         event_in(json.dumps(session).encode())
 

@@ -245,6 +245,37 @@ def test_a_run_that_stops_at_the_first_failure_says_so(place):
     assert heard.one(Ended).stopped == "stopping after 1 failures"
 
 
+@pytest.mark.parametrize("tests", ["def test_a(): assert False\ndef test_b(): ...\n", "def test_a(): ...\n"])
+def test_the_last_test_is_told_though_pytest_is_killed_right_after_it(place, tests):
+    killing = "import os\ndef pytest_sessionfinish(): os._exit(3)\n"
+    place.write({"test_a.py": tests, "conftest.py": killing})
+    heard = place.pytest("-x")
+    assert heard.ids == ["test_a.py::test_a"]
+    assert heard.code == 3
+
+
+TELLS_TIMES = """
+told = []
+
+def pytest_runtest_logreport(report):
+    told.append([report.when, report.duration, report.start, report.stop])
+
+def pytest_unconfigure(config):
+    import json
+    (config.rootpath / "times.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize("test", ["def test_a(): ...", "def test_a(record_property): record_property('a', 1)"])
+def test_times_are_told_as_they_are(place, test):
+    place.write({"test_a.py": test, "conftest.py": TELLS_TIMES})
+    phases = place.pytest().test("test_a.py::test_a").values()
+    expected = json.loads((place.root / "times.json").read_text())
+    assert [phase.when for phase in phases] == [when for when, *_ in expected]
+    for phase, (_, *times) in zip(phases, expected, strict=True):
+        assert [phase.duration, phase.start, phase.stop] == pytest.approx(times, abs=1e-6, rel=0)
+
+
 def test_no_tests_are_told_as_none(place):
     heard = place.pytest()
     check_whole(heard)

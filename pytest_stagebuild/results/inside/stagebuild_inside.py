@@ -15,6 +15,7 @@ import io
 import json
 import os
 import resource
+import struct
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-VERSION = 1
+VERSION = 2
 """Of the events. Whoever reads them leaves alone what has a higher one."""
 
 HOST_FIXTURES = ("base_image", "deps_image", "build_image")
@@ -108,9 +109,9 @@ class _File:
         self._descriptor = -1
         self._file = (0, 0)
 
-    def append(self, event: str, *, soon: bool = False) -> None:
-        """Write it now, or ``soon``: with the next one, which follows at once."""
-        self._waiting += event.encode() + b"\n"
+    def append(self, lines: str, *, soon: bool = False) -> None:
+        """Write them now, or ``soon``: with the next ones, which follow at once."""
+        self._waiting += lines.encode()
         if soon or self._needs["getpid"]() != self._process:
             return
         try:
@@ -183,6 +184,9 @@ def _stay_unmeasured() -> None:
 _encode = json.JSONEncoder(default=_str, check_circular=False).encode
 _encode_text = json.encoder.encode_basestring_ascii
 """Where a test is plain its events are put together from texts, in a quarter of the time that ``_encode`` takes."""
+
+_pack = struct.Struct("<9d").pack
+"""Times as they are: to write the digits of nine numbers takes longer than all else of a test that passed."""
 
 _PHASES = ("setup", "call", "teardown")
 _PLAIN = getattr(pytest, "TestReport", None)
@@ -338,29 +342,20 @@ def _skip_for_the_host(name: str) -> NoReturn:
 
 
 class _Test:
-    """What is to be told of a test that runs, encoded: of most that takes a few texts put together, and everything of a
-    suite waits for it.
-    """
+    """A test that runs: who it is, encoded, its reports so far, and when they came."""
 
-    __slots__ = ("_keywords", "phases", "who")
+    __slots__ = ("came", "reports", "who")
 
     def __init__(self, who: str) -> None:
         self.who = who
-        self.phases: list[str] = []
-        self._keywords: list[Any] | None = None
-
-    def add(self, phase: str, report: Any) -> None:
-        """A phase; its keywords are told where they are others than those of the one before it."""
-        keywords = list(getattr(report, "keywords", None) or ())
-        if keywords != self._keywords:
-            self._keywords = keywords
-            names = ",".join([_encode_text(name) for name in keywords if isinstance(name, str)])
-            phase = f'{phase[:-1]},"keywords":[{names}]}}'
-        self.phases.append(phase)
+        self.reports: list[Any] = []
+        self.came: list[float] = []
 
 
 class _Reporter:
     """The plugin object that tells. Workers of pytest-xdist have none: their reports come to their controller."""
+
+    _one_by_one = True
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -369,7 +364,7 @@ class _Reporter:
         self._running: dict[str, _Test] = {}
         self._to_run_again: set[str] = set()
         self._collected = False
-        self._another_follows = False
+        self._last = ""
         self._deselected = 0
         self._stopped = ""
         self._early: list[dict[str, Any]] = []
@@ -389,7 +384,7 @@ class _Reporter:
             distributed=_is_distributed(config),
         )
         for event in self._early:
-            _reports.append(_encode(event))
+            _reports.append(_encode(event) + "\n")
 
     def pytest_deselected(self, items: Any) -> None:
         self._deselected += len(items)
@@ -411,6 +406,7 @@ class _Reporter:
 
     def _tell_collected(self, ids: list[str], chains: list[Any], note: str = "") -> None:
         self._collected = True
+        self._last = ids[-1] if ids else ""
         ids = list(map(self._id, ids))
         self._tell("collected", ids=ids, deselected=self._deselected, chains=chains, note=note)
 
@@ -419,17 +415,13 @@ class _Reporter:
         # One that passed tells something only where it had failed before.
         if report.outcome != "passed" or report.nodeid in _told.get("last_failed", ()):
             ids = [self._id(node.nodeid) for node in report.result if isinstance(node, pytest.Item)]
-            self._tell("collect", id=self._id(report.nodeid), ids=ids, phase=self._phase(report))
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, nextitem: Any) -> None:
-        self._another_follows = nextitem is not None
+            self._tell("collect", id=self._id(report.nodeid), ids=ids, phase=_phase(report, self._time()))
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         test = self._running.get(nodeid)
-        if test is None or not test.phases:  # else it is run again
+        if test is None or not test.reports:  # else it is run again
             test = self._running[nodeid] = _Test(self._who(nodeid, location))
-            _reports.append(f'{{"event":"start",{test.who}}}')
+            _reports.append(f'{{"event":"start",{test.who}}}\n')
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -438,7 +430,8 @@ class _Reporter:
         test = self._running.get(nodeid)
         if test is None:
             test = self._running[nodeid] = _Test(self._who(nodeid, report.location))
-        test.add(_plain_phase(report) or _encode(self._phase(report)), report)
+        test.reports.append(report)
+        test.came.append(self._time())
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
         if report.when not in _PHASES:  # a worker has died, and the test with it
@@ -450,12 +443,17 @@ class _Reporter:
         if nodeid in self._to_run_again:
             self._to_run_again.discard(nodeid)
         elif nodeid in self._running:
-            self._tell_test(self._running.pop(nodeid))
+            # Together with the start of the next: between the two nothing of the user's runs.
+            test = self._running.pop(nodeid)
+            self._tell_test(test, soon=self._one_by_one and not self._running and nodeid != self._last)
 
-    def _tell_test(self, test: _Test) -> None:
-        if test.phases:
-            event = f'{{"event":"test",{test.who},"phases":[{",".join(test.phases)}]}}'
-            _reports.append(event, soon=self._another_follows)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        _reports.append("")  # that it was the last was not known of a test at which the run stopped
+
+    def _tell_test(self, test: _Test, *, soon: bool = False) -> None:
+        if test.reports:
+            _reports.append(_passed(test) or _tested(test), soon=soon)
 
     def _who(self, nodeid: str, location: Any) -> str:
         """What is told of a test in each of its events, encoded."""
@@ -506,46 +504,13 @@ class _Reporter:
         if self._session is None:  # warnings that were recorded before
             self._early.append(told)
         else:
-            _reports.append(_encode(told))
-
-    def _phase(self, report: Any) -> dict[str, Any]:
-        duration = getattr(report, "duration", 0.0)
-        stop = getattr(report, "stop", None) or self._time()  # older ones do not say
-        phase: dict[str, Any] = {
-            "when": report.when,
-            "outcome": report.outcome,
-            "times": [_nanoseconds(one) for one in (duration, getattr(report, "start", None) or stop - duration, stop)],
-        }
-        sections = getattr(report, "sections", None)
-        if sections:
-            phase["sections"] = [[str(title), _cut(_str(text))] for title, text in sections]
-        properties = getattr(report, "user_properties", None)
-        if properties:
-            phase["properties"] = [[str(name), _plain(value)] for name, value in properties]
-        if hasattr(report, "wasxfail"):
-            phase["xfail"] = _str(report.wasxfail)
-        context = getattr(report, "context", None)
-        if type(report).__name__.lower() == "subtestreport" and context is not None:
-            kwargs = [[str(name), _str(value)] for name, value in context.kwargs.items()]
-            phase["subtest"] = {"message": context.msg, "parameters": kwargs}
-        longrepr = report.longrepr
-        if isinstance(longrepr, tuple):
-            phase["skip"] = [str(longrepr[0]), longrepr[1] or 0, _str(longrepr[2])]
-        elif longrepr is not None:
-            crash = getattr(longrepr, "reprcrash", None)
-            # A worker's name, which pytest-xdist shows before each, is no part of a message.
-            is_message = isinstance(longrepr, str)
-            text = longrepr if is_message else _text(report, color=_told.get("color", False))
-            phase["failure"] = {
-                "text": _cut(text),
-                "message": is_message,
-                "crash": [str(crash.path), crash.lineno or 0, _str(crash.message)] if crash is not None else None,
-            }
-        return phase
+            _reports.append(_encode(told) + "\n")
 
 
 class _DistributedReporter(_Reporter):
     """Tells of tests that workers of pytest-xdist run, each once for each worker that runs it (``--dist each``)."""
+
+    _one_by_one = False
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
@@ -568,7 +533,8 @@ class _DistributedReporter(_Reporter):
         running = (getattr(report, "node", None), report.nodeid)
         if running not in self._of_workers:
             self._of_workers[running] = _Test(self._who(report.nodeid, report.location))
-        self._of_workers[running].add(_encode(self._phase(report)), report)
+        self._of_workers[running].reports.append(report)
+        self._of_workers[running].came.append(self._time())
         if report.when not in ("setup", "call"):
             self._tell_test(self._of_workers.pop(running))
 
@@ -595,18 +561,85 @@ def _location(location: Any) -> str:
     return _encode(location)
 
 
-def _plain_phase(report: Any) -> str:
-    """What :meth:`_Reporter._phase` gives, encoded, of a phase that passed and left nothing to tell; "" of another."""
-    if type(report) is not _PLAIN or report.outcome != "passed" or report.when not in _PHASES:
+def _tested(test: _Test) -> str:
+    """The event of a test, with the keywords of a phase where they are others than those of the one before it."""
+    phases = []
+    before = None
+    for report, came in zip(test.reports, test.came):  # noqa: B905 - Python 3.7 knows no more
+        phase = _phase(report, came)
+        keywords = list(getattr(report, "keywords", None) or ())
+        if keywords != before:
+            phase["keywords"] = [name for name in keywords if isinstance(name, str)]
+            before = keywords
+        phases.append(phase)
+    return f'{{"event":"test",{test.who},"phases":{_encode(phases)}}}\n'
+
+
+def _phase(report: Any, came: float) -> dict[str, Any]:
+    """What is told of a report, which came at that time."""
+    duration = getattr(report, "duration", 0.0)
+    stop = getattr(report, "stop", None) or came  # older ones do not say
+    phase: dict[str, Any] = {
+        "when": report.when,
+        "outcome": report.outcome,
+        "times": [_nanoseconds(one) for one in (duration, getattr(report, "start", None) or stop - duration, stop)],
+    }
+    sections = getattr(report, "sections", None)
+    if sections:
+        phase["sections"] = [[str(title), _cut(_str(text))] for title, text in sections]
+    properties = getattr(report, "user_properties", None)
+    if properties:
+        phase["properties"] = [[str(name), _plain(value)] for name, value in properties]
+    if hasattr(report, "wasxfail"):
+        phase["xfail"] = _str(report.wasxfail)
+    context = getattr(report, "context", None)
+    if type(report).__name__.lower() == "subtestreport" and context is not None:
+        kwargs = [[str(name), _str(value)] for name, value in context.kwargs.items()]
+        phase["subtest"] = {"message": context.msg, "parameters": kwargs}
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        phase["skip"] = [str(longrepr[0]), longrepr[1] or 0, _str(longrepr[2])]
+    elif longrepr is not None:
+        crash = getattr(longrepr, "reprcrash", None)
+        # A worker's name, which pytest-xdist shows before each, is no part of a message.
+        is_message = isinstance(longrepr, str)
+        text = longrepr if is_message else _text(report, color=_told.get("color", False))
+        phase["failure"] = {
+            "text": _cut(text),
+            "message": is_message,
+            "crash": [str(crash.path), crash.lineno or 0, _str(crash.message)] if crash is not None else None,
+        }
+    return phase
+
+
+def _passed(test: _Test) -> str:
+    """The event of a test that passed and left nothing else to tell, as most do; "" of another.
+
+    Everything of a suite waits for it: hence the texts that are put together.
+    """
+    if len(test.reports) != len(_PHASES):
         return ""
-    told = vars(report)
+    keywords = getattr(test.reports[0], "keywords", None)
+    times: list[float] = []
     try:
-        if told["longrepr"] is not None or told["sections"] or told["user_properties"] or "wasxfail" in told:
-            return ""
-        times = f"{int(told['duration'] * 1e9)},{int(told['start'] * 1e9)},{int(told['stop'] * 1e9)}"
-    except (KeyError, TypeError, ValueError, OverflowError):  # of an older pytest, or of a plugin that makes reports
+        for phase, report in zip(_PHASES, test.reports):  # noqa: B905 - they are as many, and older Pythons know no more
+            told = vars(report)
+            if (
+                type(report) is not _PLAIN
+                or told["when"] != phase
+                or told["outcome"] != "passed"
+                or told["longrepr"] is not None
+                or told["sections"]
+                or told["user_properties"]
+                or told["keywords"] != keywords
+                or "wasxfail" in told
+            ):
+                return ""
+            times += told["duration"], told["start"], told["stop"]
+        names = ",".join(map(_encode_text, keywords or ()))
+        return f'{{"event":"passed",{test.who},"times":"{_pack(*times).hex()}","keywords":[{names}]}}\n'
+    except (KeyError, TypeError, struct.error):  # of an older pytest, or of a plugin that makes reports
         return ""
-    return f'{{"when":"{report.when}","outcome":"passed","times":[{times}]}}'
 
 
 def _without_group(nodeid: str) -> str:
