@@ -44,11 +44,11 @@ class StateFolder:
     def of(cls, source: Path) -> StateFolder:
         path = source / ".stagebuild"
         try:
-            _make(path)
+            make_cache(path)
         except OSError as error:
             name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
             instead = cache_folder() / "sources" / name
-            _make(instead)
+            make_cache(instead)
             return cls(instead, f"{path} cannot be written ({error.strerror}): logs and artifacts go to {instead}")
         return cls(path)
 
@@ -127,8 +127,9 @@ def _checksum(data: bytes) -> bytes:
     return b"%08x" % zlib.crc32(data)
 
 
-def _make(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+def make_cache(path: Path, mode: int = 0o777) -> None:
+    """Make a folder that says of itself that it is no part of a source that it lies in."""
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
     for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _TAG)):
         if not (path / name).exists():
             (path / name).write_text(text)
@@ -141,12 +142,9 @@ def cache_folder() -> Path:
     import platformdirs
 
     wanted = Path(platformdirs.user_cache_dir("pytest-stagebuild"))
-    try:
-        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(wanted, os.W_OK):
-            return wanted
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        make_cache(wanted, 0o700)
+        return wanted
     instead = Path(tempfile.gettempdir(), f"pytest-stagebuild-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
     instead.mkdir(exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and instead.stat().st_uid != os.getuid():

@@ -62,6 +62,22 @@ def test_another_project_with_the_same_files_has_checkpoints_of_its_own(new_proj
     assert other.stagebuild().outcomes() == MADE
 
 
+@on_each_engine
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_cache_of_ours_that_lies_in_the_source_is_no_part_of_it(new_project, tracked):
+    """As where a CI keeps what lies in the project's folder, and nothing else."""
+    project = new_project(**CHEAP)
+    inside = {"XDG_CACHE_HOME": str(project.root / ".cache"), "PYTEST_STAGEBUILD_STORE": str(project.root / "store")}
+    if tracked:
+        commit_all(project)
+    assert project.stagebuild(env=inside).outcomes() == MADE
+    again = project.stagebuild("-v", env=inside)
+    assert again.outcomes() == KNOWN
+    assert "changed while the run went on" not in again.output
+    if tracked:
+        assert project.git("status", "--porcelain") == ""
+
+
 # What is wrong with a lockfile
 
 

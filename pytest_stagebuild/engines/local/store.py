@@ -33,6 +33,7 @@ from typing import Final
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import ImageConfig, StoredImage
 from pytest_stagebuild.errors import EngineUnavailable
+from pytest_stagebuild.state import make_cache
 from pytest_stagebuild.values import dataclass
 
 SCHEMA: Final = 1
@@ -93,7 +94,7 @@ class Store:
         self.path = path
         self._shift = shift
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_cache(path, 0o700)
             self._refuse_strangers()
             for name in ("images", "sandboxes", "trash"):
                 (path / name).mkdir(exist_ok=True, mode=0o700)
