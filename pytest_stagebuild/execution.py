@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import field
 from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
+from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.checkpoint import (
     LABEL,
     RUN_FOLDER,
@@ -18,7 +20,7 @@ from pytest_stagebuild.checkpoint import (
     Record,
 )
 from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage
-from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Whole
 from pytest_stagebuild.options import Settings
@@ -86,19 +88,25 @@ class Workplace:
         writable: Iterable[str] = (),
         members: Callable[[Owner], Iterable[bytes]] | None = None,
         to_read: bool = False,
+        begun: Ahead[Sandbox] | None = None,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
 
         ``files`` are put in beside it, by their absolute path, and empty ones that everybody may write to at the paths
         ``writable``. ``members`` gives more for the user of the commands, as parts of an archive. One that is only
-        ``to_read`` files from is started where that takes it: it costs ten times as much as the rest.
+        ``to_read`` files from is started where that takes it: it costs ten times as much as the rest. ``begun`` is
+        one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here.
         """
-        life = timeout + _MARGIN
-        all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
         with contextlib.ExitStack() as leaving:
-            sandbox = leaving.enter_context(
-                self.engine.sandbox(ground.image, labels=all_labels, network=network, life=life)
-            )
+            sandbox = None
+            if begun is not None:
+                with contextlib.suppress(Exception):
+                    sandbox = leaving.enter_context(begun.taken(step))
+            is_started = sandbox is not None
+            if sandbox is None:
+                sandbox = leaving.enter_context(
+                    _new_sandbox(self.engine, ground.image, labels, network=network, timeout=timeout)
+                )
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
@@ -111,13 +119,32 @@ class Workplace:
             if upload.removed:
                 sandbox.put([archive_of({f"{RUN_FOLDER}/remove.sh": removal_script(upload)})])
             if upload.removed or not to_read:
-                sandbox.start()
+                if not is_started:
+                    sandbox.start()
                 step("started")
             if upload.removed:
                 as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
             yield sandbox, upload
             if self.behind is not None:
                 self.behind(leaving.pop_all().close)
+
+
+def _new_sandbox(
+    engine: Engine, image: StoredImage, labels: Mapping[str, str], *, network: bool, timeout: float
+) -> AbstractContextManager[Sandbox]:
+    all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
+    return engine.sandbox(image, labels=all_labels, network=network, life=timeout + _MARGIN)
+
+
+@contextlib.contextmanager
+def started_sandbox(engine: Engine, checkpoint: Checkpoint, *, network: bool, timeout: float) -> Iterator[Sandbox]:
+    """A sandbox on a checkpoint, started, with nothing sent to it yet."""
+    found = engine.find_image(checkpoint.image) if checkpoint.engine == engine.identity else None
+    if found is None:
+        raise ImageUnavailable(f"the image of {checkpoint} is gone. Run again.")
+    with _new_sandbox(engine, found, {}, network=network, timeout=timeout) as sandbox:
+        sandbox.start()
+        yield sandbox
 
 
 @dataclasses.dataclass

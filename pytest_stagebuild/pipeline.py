@@ -15,7 +15,7 @@ from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine, Sandbox
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import Ground, StageRun, Workplace
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, started_sandbox
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.inputs import Matching, Whole
 from pytest_stagebuild.interrupts import held_back
@@ -49,6 +49,33 @@ class PlannedStage:
     stage: Stage
     reuse: Checkpoint | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the tests of this run will stand on if nothing has changed, and a sandbox on it."""
+
+    image: str
+    sandbox: Ahead[Sandbox]
+
+
+def foreseeable(settings: Settings) -> bool:
+    """Whether the test stage takes a single sandbox on what is there already, if nothing has changed."""
+    return settings.isolate == "stage" and settings.rebuild is None and settings.resume_from is None
+
+
+def guessed(settings: Settings, engine: Engine, lockfile: Lockfile) -> Guess | None:
+    """Have a sandbox started on the checkpoint that was used last, before it is known whether it can be used.
+
+    On engines that take their time, the source is read meanwhile. To be discarded by whoever has no use for it.
+    """
+    builds = [one for one in lockfile.read().checkpoints.values() if one.stage == "build"]
+    newest = max(builds, key=lambda checkpoint: checkpoint.used, default=None)
+    if newest is None or not foreseeable(settings):
+        return None
+    tests = settings.stages["test"]
+    opening = started_sandbox(engine, newest, network=tests.network, timeout=tests.timeout)
+    return Guess(newest.image, Ahead(lambda _: opening))
 
 
 class Pipeline:
@@ -168,31 +195,39 @@ class Pipeline:
         self._note(self._state.remove_old_artifacts())
         return self.result("test")
 
-    def begin_tests(self, selection: Selection, *, colours: bool, width: int) -> None:
+    def begin_tests(self, selection: Selection, *, colours: bool, width: int, guess: Guess | None = None) -> None:
         """Have the sandbox of the test stage made while other things go on, where what it stands on can be reused.
 
-        It costs nothing where nothing can, and what goes wrong will go wrong again where it is shown.
+        It costs nothing where nothing can, and what goes wrong will go wrong again where it is shown. A ``guess`` is
+        used where it was right.
         """
-        settings = self.settings
-        told = settings.isolate != "stage" or settings.rebuild is not None or settings.resume_from is not None
-        if told or self._begun:
+        if not foreseeable(self.settings) or self._begun:
             return
+        ground = self._ground_to_reuse()
+        if guess and (ground is None or ground.image.id != guess.image):
+            self._do_behind(guess.sandbox.discard)
+            guess = None
+        if ground is not None:
+            tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
+            suite = Suite(self._work, self.settings.stages["test"], ground, tests)
+            with held_back():  # or there might be one that nobody knows of
+                self._begun = _Begun(suite, Ahead(partial(suite.sandbox, begun=guess.sandbox if guess else None)))
+
+    def _ground_to_reuse(self) -> Ground | None:
+        """What the test stage stands on where neither of those before it has to run."""
         try:
-            if self.engine.find_image(wanted_image(settings, self.engine)) is None:
-                return
+            if self.engine.find_image(wanted_image(self.settings, self.engine)) is None:
+                return None
             ground = self.base().ground
             for name in CHECKPOINT_NAMES:
-                components = self._components(settings.stages[name], ground.parent)
+                components = self._components(self.settings.stages[name], ground.parent)
                 found = self._looked[key_of(components)] = self._store.find(components, self.tree.manifest)
                 if not isinstance(found, Found):
-                    return
+                    return None
                 ground = _ground_of(found)
         except (StagebuildError, OSError):
-            return
-        tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
-        suite = Suite(self._work, settings.stages["test"], ground, tests)
-        with held_back():  # or there might be one that nobody knows of
-            self._begun = _Begun(suite, Ahead(suite.sandbox))
+            return None
+        return ground
 
     def remove_sandboxes(self) -> None:
         """Those that nobody uses any more; wait until they are gone."""

@@ -21,7 +21,7 @@ from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
 from pytest_stagebuild.options import Settings, command_line, load_settings
-from pytest_stagebuild.pipeline import Pipeline, prune_checkpoints
+from pytest_stagebuild.pipeline import Guess, Pipeline, guessed, prune_checkpoints
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.source import SourceTree
@@ -47,6 +47,9 @@ _TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "i
 """Outcomes by how much they tell: of what several workers say about a stage, the last of these is shown."""
 
 
+_MANY_FILES: Final = 3_000
+
+
 class StagebuildSession:
     """What fixtures and stage items of one pytest process share."""
 
@@ -61,6 +64,8 @@ class StagebuildSession:
         self.interrupts = Interrupts()
         self._failure_shown = False
         self._listening: list[Observer] = []
+        self.guess: Guess | None = None
+        """What the engine has begun with."""
         self.run_id: str = self._worker["stagebuild"] if self._worker else uuids.uuid4().hex
 
     @cached_property
@@ -73,12 +78,15 @@ class StagebuildSession:
         )
 
     @cached_property
+    def _seen_before(self) -> Seen | None:
+        return Seen.load(StateFolder.of(self.settings.source).seen)
+
+    @cached_property
     def tree(self) -> SourceTree:
-        file = StateFolder.of(self.settings.source).seen
-        known = Seen.load(file)
+        known = self._seen_before
         tree = SourceTree.read(self.settings.source, known=known)
         if tree.seen is not known:
-            tree.seen.save(file)
+            tree.seen.save(StateFolder.of(self.settings.source).seen)
         return tree
 
     @cached_property
@@ -116,6 +124,18 @@ class StagebuildSession:
     def uncaptured_tests(self) -> bool:
         """Whether the output of tests is not captured (``-s``)."""
         return bool(self._config.getoption("capture", "no") == "no")
+
+    def begin(self) -> None:
+        """Have the engine begin with what this run will probably need of it, where it takes a while to read the source.
+
+        What it begins with for nothing costs a run less than a tenth of a second; else nothing is begun.
+        """
+        if self._seen_before is None or self._seen_before.count < _MANY_FILES:
+            return
+        self.interrupts.catch(ctrl_c=True)
+        engine = self.engine
+        with held_back():  # or there might be a sandbox that nobody knows of
+            self.guess = guessed(self.settings, engine, self.lockfile)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -207,20 +227,27 @@ class StagebuildSession:
 
     def wind_up(self) -> None:
         """An interrupt has arrived where it is dealt with; after another one, nothing more is done."""
-        if self._opened is not None:
-            with held_back():
+        with held_back():
+            if self._opened is not None:
                 self._opened.remove_sandboxes()
+            self._discard_guess()
         self.interrupts.wind_up()
 
     def close(self) -> None:
         if self._opened is not None:  # a session that was not begun to its end is not finished
             with held_back():
                 self._opened.close(prune=False)
+        with held_back():
+            self._discard_guess()
         if "engine" in self.__dict__:
             self.engine.close()
         if self._worker is None and (self._opened or self._heard):
             RunFolder(cache_folder() / "runs", self.run_id).remove()
         self.interrupts.release()
+
+    def _discard_guess(self) -> None:
+        if self.guess is not None:
+            self.guess.sandbox.discard()
 
     def _observer(self) -> Observer:
         observers: list[Observer] = [_Hooks(self._config), *self._listening]

@@ -53,6 +53,8 @@ class StagedRun:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with _as_usage_error():
             _refuse_without_meaning(self._config)
+            if not (self._config.option.stagebuild_plan or self._config.option.collectonly):
+                self._stagebuild.begin()
             check_reaches(self._selection, self._stagebuild.settings.stages["test"].command)
             self._expansion = Expansion(session, self._paths, show=not self._stagebuild.uncaptured_tests)
             self._stagebuild.listen(self._expansion)
@@ -68,7 +70,7 @@ class StagedRun:
         # What pytest collects by itself: with nothing to collect, nothing.
         self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
         if not (self._config.option.stagebuild_plan or self._config.option.collectonly) and "test" in self._stages:
-            self._stagebuild.pipeline.begin_tests(self._selection, **self._appearance)
+            self._stagebuild.pipeline.begin_tests(self._selection, guess=self._stagebuild.guess, **self._appearance)
         if not self._host_tests:
             _end_without_collecting()
 

@@ -29,8 +29,10 @@ class Suite:
     ground: Ground
     told: Told
 
-    def sandbox(self, step: Callable[[str], None]) -> AbstractContextManager[tuple[Sandbox, Upload]]:
-        """One in which the test command can run."""
+    def sandbox(
+        self, step: Callable[[str], None], begun: Ahead[Sandbox] | None = None
+    ) -> AbstractContextManager[tuple[Sandbox, Upload]]:
+        """One in which the test command can run; ``begun`` is such a one without what is sent to it."""
         return self.workplace.sandbox(
             self.ground,
             labels={},
@@ -39,6 +41,7 @@ class Suite:
             step=step,
             files=self.told.files(),
             writable=(REPORTS,),
+            begun=begun,
         )
 
 

@@ -18,9 +18,10 @@ from fake import FakeEngine
 
 from pytest_stagebuild.attempt import NO_TESTS_COLLECTED
 from pytest_stagebuild.errors import ConfigurationError, EngineError, StageFailed
+from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Silent
 from pytest_stagebuild.options import CommandLine, load_settings
-from pytest_stagebuild.pipeline import Pipeline
+from pytest_stagebuild.pipeline import Pipeline, guessed
 from pytest_stagebuild.selection import Selection
 from pytest_stagebuild.source import SourceTree
 
@@ -67,14 +68,16 @@ class Place:
     def open(self, environ: dict[str, str] | None = None, **typed: object) -> Pipeline:
         self.runs += 1
         self.heard = Heard()
-        chosen = load_settings(
+        self.settings = load_settings(
             CommandLine(source=str(self.root), **typed),  # type: ignore[arg-type]
             default_source=self.root,
             environ=environ or {},
             invocation_dir=self.root,
         )
         tree = SourceTree.read(self.root)
-        return Pipeline(chosen, self.engine, tree, environ or {}, self.heard, run_id=f"{self.root.name}-{self.runs}")
+        return Pipeline(
+            self.settings, self.engine, tree, environ or {}, self.heard, run_id=f"{self.root.name}-{self.runs}"
+        )
 
     def run(self, environ: dict[str, str] | None = None, **typed: object) -> dict[str, str]:
         """All stages; the outcome of each."""
@@ -155,6 +158,57 @@ def test_what_was_begun_and_not_asked_for_is_removed(place):
     pipeline.close(prune=True)
     assert sandboxes
     assert not place.engine.sandboxes
+
+
+def guess_and_test(place: Place, *, failing: bool = False) -> tuple[str, int, int]:
+    """A run that begins before it reads the source: what its test stage came to, and how many sandboxes were made."""
+    place.open()
+    place.engine.calls.clear()
+    place.engine.fail_at.update({"sandbox": EngineError("full")} if failing else {})
+    guess = guessed(place.settings, place.engine, Lockfile(place.settings.lockfile))
+    assert guess is not None
+    guess.sandbox._entered._thread.join()
+    place.engine.fail_at.clear()
+    begun = place.engine.calls.count("sandbox")
+    pipeline = place.open()
+    pipeline.begin_tests(Selection(), guess=guess, colours=False, width=80)
+    result = pipeline.test(Selection(), tested_elsewhere=False)
+    pipeline.close(prune=True)
+    assert not place.engine.sandboxes
+    return result.outcome, begun, place.engine.calls.count("sandbox")
+
+
+def test_what_was_begun_before_the_source_was_read_is_used_where_the_guess_was_right(place):
+    place.run()
+    assert guess_and_test(place) == ("ran", 1, 1)
+    assert place.heard.output_text == "abc"
+    (place.root / "c.txt").write_text("new")
+    assert guess_and_test(place) == ("ran", 1, 1)
+    assert place.heard.output_text == "abnew"
+
+
+def test_what_was_begun_before_the_source_was_read_is_removed_where_the_guess_was_wrong(place):
+    place.run()
+    (place.root / "b.txt").write_text("new")
+    outcome, begun, made = guess_and_test(place)
+    assert (outcome, begun, made) == ("ran", 1, 3)  # that, one for the build, one for the tests
+    assert place.heard.output_text == "anewc"
+
+
+def test_a_guess_that_the_engine_failed_over_is_made_up_for(place):
+    place.run()
+    assert guess_and_test(place, failing=True) == ("ran", 1, 2)
+    assert place.heard.output_text == "abc"
+
+
+@pytest.mark.parametrize("typed", [{"rebuild": "all"}, {"resume_from": "deps-installed"}, {"isolate": "file"}])
+def test_nothing_is_guessed_where_it_may_not_be_wanted(place, typed):
+    place.open()
+    lockfile = Lockfile(place.settings.lockfile)
+    assert guessed(place.settings, place.engine, lockfile) is None  # there has been no run
+    place.run()
+    place.open(**typed)
+    assert guessed(place.settings, place.engine, lockfile) is None
 
 
 @pytest.mark.parametrize("typed", [{"rebuild": "all"}, {"resume_from": "deps-installed"}, {"isolate": "file"}])

@@ -173,6 +173,43 @@ def test_a_run_that_ends_before_its_tests_leaves_no_sandbox(new_project, what, c
     assert ("left at once" in run.output) == (what == "twice")
 
 
+READING = """\
+import os, signal, time
+from pytest_stagebuild import session
+
+made, read = session.guessed, session.SourceTree.read
+
+def guessed(*arguments):
+    guess = made(*arguments)
+    assert guess is not None
+    if os.environ["WHAT"] == "started":
+        guess.sandbox._entered._thread.join()
+    return guess
+
+def broken(*arguments, **more):
+    if os.environ["WHAT"] != "right":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    return read(*arguments, **more)
+
+session.guessed = guessed
+session.SourceTree.read = broken
+"""
+"""A plugin by which a run ends while the source is read, for which it is large enough to begin before that."""
+
+
+@on_each_engine
+@pytest.mark.parametrize(("what", "code"), [("right", 0), ("starting", 2), ("started", 2)])
+def test_what_is_begun_while_a_large_source_is_read_is_never_left(new_project, what, code):
+    project = new_project(install_cmd="true", build_cmd="true", test_cmd="ls many | wc -l")
+    project.write({"reading.py": READING, **{f"many/{number}": "" for number in range(3000)}})
+    assert project.stagebuild().code == 0
+    run = project.stagebuild("-s", "-p", "reading", env={"PYTHONPATH": ".", "WHAT": what})
+    assert project.sandboxes() == []
+    assert run.code == code, run.output
+    assert ("3000" in run.output) == (code == 0)
+
+
 MAKING = """\
 import os, signal
 import docker
