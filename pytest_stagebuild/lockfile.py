@@ -35,6 +35,11 @@ class Index:
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.created, reverse=True)
 
+    def last_used(self, *, stage: str | None = None) -> Checkpoint | None:
+        """Of all, or of those of a stage, the one that was used last."""
+        found = (one for one in self.checkpoints.values() if stage is None or one.stage == stage)
+        return max(found, key=lambda checkpoint: checkpoint.used, default=None)
+
     def with_checkpoint(self, checkpoint: Checkpoint) -> Index:
         return replace(self, checkpoints={**self.checkpoints, checkpoint.uuid: checkpoint})
 

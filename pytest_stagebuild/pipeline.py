@@ -69,8 +69,7 @@ def guessed(settings: Settings, engine: Engine, lockfile: Lockfile) -> Guess | N
 
     On engines that take their time, the source is read meanwhile. To be discarded by whoever has no use for it.
     """
-    builds = [one for one in lockfile.read().checkpoints.values() if one.stage == "build"]
-    newest = max(builds, key=lambda checkpoint: checkpoint.used, default=None)
+    newest = lockfile.read().last_used(stage="build")
     if newest is None or not foreseeable(settings):
         return None
     tests = settings.stages["test"]

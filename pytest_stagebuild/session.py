@@ -41,6 +41,8 @@ from pytest_stagebuild.state import StateFolder, cache_folder
 from pytest_stagebuild.terminal import resume_arguments, summary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_stagebuild.image import Image
 
 _TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "interrupted", "error", "failed")
@@ -78,15 +80,19 @@ class StagebuildSession:
         )
 
     @cached_property
+    def _seen_file(self) -> Path:
+        return StateFolder.of(self.settings.source).seen
+
+    @cached_property
     def _seen_before(self) -> Seen | None:
-        return Seen.load(StateFolder.of(self.settings.source).seen)
+        return Seen.load(self._seen_file)
 
     @cached_property
     def tree(self) -> SourceTree:
         known = self._seen_before
         tree = SourceTree.read(self.settings.source, known=known)
         if tree.seen is not known:
-            tree.seen.save(StateFolder.of(self.settings.source).seen)
+            tree.seen.save(self._seen_file)
         return tree
 
     @cached_property
@@ -99,8 +105,7 @@ class StagebuildSession:
         factories = dict(BUILT_IN)
         for registered in self._config.hook.pytest_stagebuild_engines(config=self._config):
             factories.update(registered)
-        known = self.lockfile.read().checkpoints.values()
-        newest = max(known, key=lambda checkpoint: checkpoint.used, default=None)
+        newest = self.lockfile.read().last_used()
         preferred = newest.engine.partition(":")[0] if newest else None
         wanted, image = self.settings.engine, self.settings.image
         if wanted == "auto" and self.settings.image_given and (image == HOST_IMAGE or image.startswith("/")):

@@ -109,10 +109,15 @@ class _File:
         self._descriptor = -1
         self._file = (0, 0)
 
-    def append(self, lines: str, *, soon: bool = False) -> None:
-        """Write them now, or ``soon``: with the next ones, which follow at once."""
-        self._waiting += lines.encode()
-        if soon or self._needs["getpid"]() != self._process:
+    def append(self, event: str, *, soon: bool = False) -> None:
+        """Write it now, or ``soon``: with the next one, which follows at once."""
+        self._waiting += event.encode() + b"\n"
+        if not soon:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was to be written soon."""
+        if self._needs["getpid"]() != self._process:
             return
         try:
             self._write()
@@ -342,14 +347,13 @@ def _skip_for_the_host(name: str) -> NoReturn:
 
 
 class _Test:
-    """A test that runs: who it is, encoded, its reports so far, and when they came."""
+    """A test that runs: who it is, encoded, and its reports so far, each with the time at which it came."""
 
-    __slots__ = ("came", "reports", "who")
+    __slots__ = ("reports", "who")
 
     def __init__(self, who: str) -> None:
         self.who = who
-        self.reports: list[Any] = []
-        self.came: list[float] = []
+        self.reports: list[tuple[Any, float]] = []
 
 
 class _Reporter:
@@ -384,7 +388,7 @@ class _Reporter:
             distributed=_is_distributed(config),
         )
         for event in self._early:
-            _reports.append(_encode(event) + "\n")
+            _reports.append(_encode(event))
 
     def pytest_deselected(self, items: Any) -> None:
         self._deselected += len(items)
@@ -421,7 +425,7 @@ class _Reporter:
         test = self._running.get(nodeid)
         if test is None or not test.reports:  # else it is run again
             test = self._running[nodeid] = _Test(self._who(nodeid, location))
-            _reports.append(f'{{"event":"start",{test.who}}}\n')
+            _reports.append(f'{{"event":"start",{test.who}}}')
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -430,8 +434,7 @@ class _Reporter:
         test = self._running.get(nodeid)
         if test is None:
             test = self._running[nodeid] = _Test(self._who(nodeid, report.location))
-        test.reports.append(report)
-        test.came.append(self._time())
+        test.reports.append((report, self._time()))
         if report.outcome == "rerun":  # type: ignore[comparison-overlap] # pytest-rerunfailures has it
             self._to_run_again.add(nodeid)
         if report.when not in _PHASES:  # a worker has died, and the test with it
@@ -449,7 +452,7 @@ class _Reporter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        _reports.append("")  # that it was the last was not known of a test at which the run stopped
+        _reports.flush()  # that it was the last was not known of a test at which the run stopped
 
     def _tell_test(self, test: _Test, *, soon: bool = False) -> None:
         if test.reports:
@@ -504,7 +507,7 @@ class _Reporter:
         if self._session is None:  # warnings that were recorded before
             self._early.append(told)
         else:
-            _reports.append(_encode(told) + "\n")
+            _reports.append(_encode(told))
 
 
 class _DistributedReporter(_Reporter):
@@ -533,8 +536,7 @@ class _DistributedReporter(_Reporter):
         running = (getattr(report, "node", None), report.nodeid)
         if running not in self._of_workers:
             self._of_workers[running] = _Test(self._who(report.nodeid, report.location))
-        self._of_workers[running].reports.append(report)
-        self._of_workers[running].came.append(self._time())
+        self._of_workers[running].reports.append((report, self._time()))
         if report.when not in ("setup", "call"):
             self._tell_test(self._of_workers.pop(running))
 
@@ -565,14 +567,14 @@ def _tested(test: _Test) -> str:
     """The event of a test, with the keywords of a phase where they are others than those of the one before it."""
     phases = []
     before = None
-    for report, came in zip(test.reports, test.came):  # noqa: B905 - Python 3.7 knows no more
+    for report, came in test.reports:
         phase = _phase(report, came)
         keywords = list(getattr(report, "keywords", None) or ())
         if keywords != before:
             phase["keywords"] = [name for name in keywords if isinstance(name, str)]
             before = keywords
         phases.append(phase)
-    return f'{{"event":"test",{test.who},"phases":{_encode(phases)}}}\n'
+    return f'{{"event":"test",{test.who},"phases":{_encode(phases)}}}'
 
 
 def _phase(report: Any, came: float) -> dict[str, Any]:
@@ -619,10 +621,10 @@ def _passed(test: _Test) -> str:
     """
     if len(test.reports) != len(_PHASES):
         return ""
-    keywords = getattr(test.reports[0], "keywords", None)
+    keywords = getattr(test.reports[0][0], "keywords", None)
     times: list[float] = []
     try:
-        for phase, report in zip(_PHASES, test.reports):  # noqa: B905 - they are as many, and older Pythons know no more
+        for phase, (report, _) in zip(_PHASES, test.reports):  # noqa: B905 - they are as many, and older Pythons know no more
             told = vars(report)
             if (
                 type(report) is not _PLAIN
@@ -637,7 +639,7 @@ def _passed(test: _Test) -> str:
                 return ""
             times += told["duration"], told["start"], told["stop"]
         names = ",".join(map(_encode_text, keywords or ()))
-        return f'{{"event":"passed",{test.who},"times":"{_pack(*times).hex()}","keywords":[{names}]}}\n'
+        return f'{{"event":"passed",{test.who},"times":"{_pack(*times).hex()}","keywords":[{names}]}}'
     except (KeyError, TypeError, struct.error):  # of an older pytest, or of a plugin that makes reports
         return ""
 
