@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.engines.docker.connection import engine_errors, open_connection
 from pytest_stagebuild.engines.docker.images import parse_reference
+from pytest_stagebuild.engines.docker.transport import sdk_errors
 from pytest_stagebuild.errors import EngineError
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def main() -> int:
 def import_image(image: str, tar: Path, changes: Sequence[str]) -> None:
     """Make ``image`` of the file system in ``tar``, with ``changes`` in its configuration."""
     name = parse_reference(image)
-    with contextlib.closing(open_connection()) as connection, engine_errors(f"import {image}"):
-        connection.patient.import_image(str(tar), name.repository, name.tag, changes=changes)
+    with contextlib.closing(open_connection()) as connection, engine_errors(f"import {image}"), sdk_errors():
+        connection.client.import_image(str(tar), name.repository, name.tag, changes=changes)
         connection.inspect_image(image)
 
 

@@ -44,7 +44,7 @@ def docker() -> Iterator[DockerEngine]:
 
 def _containers(engine: DockerEngine) -> list[str]:
     here = f'"pid": {os.getpid()}'
-    found = engine._connection.quick.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
+    found = engine._connection.client.containers(all=True, filters={"label": "pytest-stagebuild.owner"})
     return [one["Names"][0] for one in found if here in one["Labels"]["pytest-stagebuild.owner"]]
 
 
@@ -80,7 +80,7 @@ def rootless_podman(docker: DockerEngine, docker_base: StoredImage) -> Iterator[
 @contextmanager
 def _podman(docker: DockerEngine, *, rootless: bool) -> Iterator[DockerEngine]:
     with own_podman(rootless=rootless) as service:
-        service.bring(BASE, docker._connection.patient)
+        service.bring(BASE, docker._connection.client)
         with service.connected() as engine:
             yield engine
             left = _containers(engine)

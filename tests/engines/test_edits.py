@@ -48,7 +48,7 @@ def test_on_every_engine(real: World, tree: Path) -> None:
 def with_busybox(docker: DockerEngine) -> Iterator[StoredImage]:
     name = f"stagebuild-test-edits-{os.getpid()}"
     applets = ("sh", "tar", "head", "cat", "find", "sleep", "rm")
-    docker._connection.patient.import_image_from_data(busybox(applets), repository=name, tag="tar")
+    docker._connection.client.import_image_from_data(busybox(applets), repository=name, tag="tar")
     image = docker.find_image(f"{name}:tar")
     assert image
     yield image
@@ -60,7 +60,7 @@ def test_with_busybox(docker: DockerEngine, with_busybox: StoredImage, tree: Pat
 
 
 def test_without_options_of_the_image_for_tar(docker_world: World, docker: DockerEngine, tree: Path) -> None:
-    name, api = docker_world.name("options"), docker._connection.patient
+    name, api = docker_world.name("options"), docker._connection.client
     container = api.create_container(docker_world.image.id, "true", labels=docker_world.labels)
     try:
         api.commit(container, *name.split(":"), changes=["ENV TAR_OPTIONS=--strip-components=1"])

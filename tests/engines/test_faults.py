@@ -56,7 +56,7 @@ def is_gone(engine: DockerEngine, name: str) -> bool:
     it is started again: https://github.com/moby/moby/blob/v20.10.24/daemon/daemon.go, ``restore``.
     """
     try:
-        engine._connection.quick.inspect_container(name)
+        engine._connection.client.inspect_container(name)
     except docker.errors.NotFound:
         return True
     return False

@@ -126,8 +126,8 @@ def test_a_main_process_that_does_not_answer_is_not_waited_for_without_end(
     monkeypatch.setattr("pytest_stagebuild.engines.docker.main_process.QUICK", 2)
     with docker_world.started() as sandbox:
         sandbox.put([tar_of({"later": b"x" * size})], later=True)
-        docker._connection.quick.pause(sandbox.name)
+        docker._connection.client.pause(sandbox.name)
         with pytest.raises(EngineError, match=r"^the sandbox (does not answer|ended before)"):
             sandbox.run_beside("pass", [])
-        docker._connection.quick.unpause(sandbox.name)
+        docker._connection.client.unpause(sandbox.name)
         assert run(sandbox, "echo on").stdout == b"on\n"

@@ -15,7 +15,7 @@ WORDS = st.none() | st.lists(st.text())
 
 @given(entrypoint=WORDS, cmd=WORDS)
 def test_no_word_of_a_configuration_becomes_an_instruction(entrypoint, cmd):
-    changes = Podman().commit_arguments({"Entrypoint": entrypoint, "Cmd": cmd})["changes"]
+    changes = Podman().commit_query({"Entrypoint": entrypoint, "Cmd": cmd})["changes"]
     lines = "\n".join(changes).splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["ENTRYPOINT", "CMD"]
     assert [json.loads(line.partition(" ")[2]) for line in lines] == [entrypoint or [], cmd or []]

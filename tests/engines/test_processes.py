@@ -30,7 +30,7 @@ def _exists(engine: Engine, name: str) -> bool:
         # Its processes are the only ones that see the host by this name.
         return any(_host_name_of(pid) == name for pid in os.listdir("/proc") if pid.isdecimal())
     assert isinstance(engine, DockerEngine)
-    return bool(engine._connection.quick.containers(all=True, filters={"name": f"^/?{name}$"}))
+    return bool(engine._connection.client.containers(all=True, filters={"name": f"^/?{name}$"}))
 
 
 def _host_name_of(pid: str) -> str:
@@ -165,7 +165,7 @@ def test_a_gibibyte_of_output_passes_in_bounded_memory(docker_base: StoredImage)
 def test_a_command_that_the_kernel_killed_for_memory_is_told_from_one_that_was_killed(docker_world: World) -> None:
     with docker_world.started() as sandbox:
         assert not run(sandbox, "kill -9 $$").exit.out_of_memory
-        docker_world.engine._connection.quick.update_container(sandbox.name, mem_limit="64m", memswap_limit="64m")
+        docker_world.engine._connection.client.update_container(sandbox.name, mem_limit="64m", memswap_limit="64m")
         ran = run(sandbox, "exec tail /dev/zero")
         assert (ran.code, ran.exit.out_of_memory) == (137, True)
         again = run(sandbox, "kill -9 $$")
@@ -219,7 +219,7 @@ def test_a_sandbox_whose_process_was_killed_before_the_start_is_swept(
 def test_a_sweep_leaves_alone_what_is_not_provably_ours_and_gone(
     docker: DockerEngine, docker_base: StoredImage
 ) -> None:
-    api = docker._connection.quick
+    api = docker._connection.client
     with docker.sandbox(docker_base, labels={}, network=False, life=300) as ours:
         label = api.inspect_container(ours.name)["Config"]["Labels"]["pytest-stagebuild.owner"]
         dead = re.sub(r'"start": "\d+"', '"start": "1"', label)
@@ -257,7 +257,7 @@ def test_a_sandbox_does_not_outlive_its_longest_life(real: World) -> None:
 def bare_image(request: pytest.FixtureRequest, docker: DockerEngine, docker_base: StoredImage) -> Iterator[StoredImage]:
     """An image with no more than what the parameter says."""
     name = f"stagebuild-test-bare-{os.getpid()}"
-    docker._connection.patient.import_image_from_data(
+    docker._connection.client.import_image_from_data(
         _BARE[request.param](docker, docker_base), repository=name, tag="bare"
     )
     image = docker.find_image(f"{name}:bare")

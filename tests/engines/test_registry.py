@@ -43,7 +43,7 @@ def publish(docker: DockerEngine, test_id: str) -> Iterator[Callable[..., str]]:
     references: list[str] = []
 
     def put(running: Registry, tag: str = "1") -> str:
-        client = docker._connection.patient
+        client = docker._connection.client
         with image_of(client, f"stagebuild-test-{test_id}", noise(SIZE)) as image:
             references.append(running.push(client, image, f"thing-{test_id}:{tag}"))
         return references[-1]

@@ -50,7 +50,7 @@ def image_with_user(engine: DockerEngine, base: StoredImage, commit: Mapping[str
     """Add the user to ``base``, and commit with these arguments; the image is removed in the end."""
     with engine.sandbox(base, labels={}, network=False, life=300) as sandbox:
         add_user(sandbox)
-        made = engine._connection.patient.commit(sandbox.name, **commit)
+        made = engine._connection.client.commit(sandbox.name, **commit)
     image = engine.find_image(made["Id"])
     assert image
     yield image

@@ -212,17 +212,18 @@ def test_what_is_begun_while_a_large_source_is_read_is_never_left(new_project, w
 
 MAKING = """\
 import os, signal
-import docker
+from pytest_stagebuild.engines.docker.connection import Connection
 from pytest_stagebuild.engines.local.spawning import Spawner
 
-def interrupted(making):
+def interrupted(making, creates):
     def make(*arguments, **more):
-        os.kill(os.getpid(), signal.SIGINT)
+        if creates(arguments):
+            os.kill(os.getpid(), signal.SIGINT)
         return making(*arguments, **more)
     return make
 
-docker.APIClient.create_container = interrupted(docker.APIClient.create_container)
-Spawner.spawn = interrupted(Spawner.spawn)
+Connection.tell = interrupted(Connection.tell, lambda arguments: "/containers/create" in arguments)
+Spawner.spawn = interrupted(Spawner.spawn, lambda arguments: True)
 """
 """A plugin that presses Ctrl-C while a sandbox is made."""
 

@@ -52,7 +52,7 @@ def alpine_image(engine: DockerEngine, donor: StoredImage, folder: Path) -> Iter
         member.size, member.mode = len(library), 0o755
         tar.addfile(member, io.BytesIO(library))
     name = f"stagebuild-test/alpine:{uuid.uuid4().hex[:8]}"
-    engine._connection.patient.import_image_from_data(buffer.getvalue(), *name.split(":"), changes=[ENVIRONMENT])
+    engine._connection.client.import_image_from_data(buffer.getvalue(), *name.split(":"), changes=[ENVIRONMENT])
     imported = engine.find_image(name)
     assert imported
     with engine.sandbox(imported, labels={}, network=False, life=60) as sandbox:

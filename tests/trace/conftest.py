@@ -51,7 +51,7 @@ def bring(
             return image
         saved = tmp_path_factory.mktemp("saved") / "image.tar"
         with saved.open("wb") as file:
-            file.writelines(docker._connection.patient.get_image(image.id))
+            file.writelines(docker._connection.client.get_image(image.id))
         found = engine.pull_image(str(saved), lambda _: None)
         saved.unlink()
         return found

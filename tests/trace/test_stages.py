@@ -185,9 +185,9 @@ def test_an_image_with_a_user_is_traced(
     python = docker.find_image(PYTHON_IMAGE)
     assert python
     image = changed(python, docker, "useradd -m app; mkdir -m 777 /made", "user")
-    made = docker._connection.patient.create_container(image.id, "true")
+    made = docker._connection.client.create_container(image.id, "true")
     try:
-        committed = docker._connection.patient.commit(made["Id"], conf={"User": "app"})
+        committed = docker._connection.client.commit(made["Id"], conf={"User": "app"})
         with_user = docker.find_image(committed["Id"])
         assert with_user
         place = new_place(bring(with_user), install="cat used.txt >/made/out", build="cp pkg/used.py x")
@@ -198,7 +198,7 @@ def test_an_image_with_a_user_is_traced(
         assert place.inputs("build") == {"files": ["pkg/used.py"], "folders": ["", "pkg"]}
         place.forget()
     finally:
-        docker._connection.patient.remove_container(made["Id"])
+        docker._connection.client.remove_container(made["Id"])
         docker.remove_image(committed["Id"])
         docker.remove_image(image.id)
 

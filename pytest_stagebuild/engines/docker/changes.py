@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Generator, Iterator, Mapping
 from typing import Final
 
-from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
+from pytest_stagebuild.engines.docker.connection import PATIENT, Connection, engine_errors
 from pytest_stagebuild.errors import EngineError
 from pytest_stagebuild.tar import IterableFile, content_of
 
@@ -23,19 +23,19 @@ _MOST_REQUESTS: Final = 300
 def changed_files(connection: Connection, container: str) -> Iterator[tuple[str, Iterator[bytes]]]:
     """See :meth:`~pytest_stagebuild.engines.protocol.Sandbox.changed_files`."""
     with engine_errors("list the changed files"):
-        differences = connection.patient.diff(container) or []
+        differences = connection.ask_for_list(f"/containers/{container}/changes", timeout=PATIENT)
     kinds = {str(one["Path"]): int(one["Kind"]) for one in differences if one["Kind"] != _DELETED}
     tops = _tops(kinds)
     # The engine's list has U+FFFD for what is not UTF-8, and finds nothing by such a name.
     if len(tops) > _MOST_REQUESTS or any("\N{REPLACEMENT CHARACTER}" in top for top in tops):
         with engine_errors("export the files"):
-            exported = connection.patient.export(container)
-        yield from _members(exported, "/", kinds)
+            exported = connection.open("GET", f"/containers/{container}/export")
+        yield from _members(exported.pieces(), "/", kinds)
         return
     for top in tops:
         with engine_errors(f"give {top}"):
-            pieces, _ = connection.patient.get_archive(container, top)
-        yield from _members(pieces, posixpath.dirname(top), kinds)
+            archive = connection.open("GET", f"/containers/{container}/archive", query={"path": top})
+        yield from _members(archive.pieces(), posixpath.dirname(top), kinds)
 
 
 def _tops(kinds: Mapping[str, int]) -> list[str]:

@@ -2,66 +2,126 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import field
+from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
 
 from pytest_stagebuild.engines.docker.dialect import Dialect
 from pytest_stagebuild.engines.docker.podman import Podman, is_podman
+from pytest_stagebuild.engines.docker.transport import Body, BySdk, Lost, Refused, Response, Transport, UnixSocket
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError, EngineUnavailable
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from docker import APIClient
-    from requests import Response
+
+Query = Mapping[str, str | list[str]]
 
 QUICK: Final = 60
 """Seconds within which the engine must answer a question."""
 
 PATIENT: Final = 3600
-"""Seconds that a commit or an upload may take: about 7 ms/MB, and the SDK's own 60 s are too short for that
-(https://github.com/docker/docker-py/issues/2266)."""
+"""Seconds that a commit or an upload may take: about 7 ms/MB."""
+
+_OLDEST: Final = (1, 35)
+"""The version of the interface, that of Docker 17.12, from which on a command can be given its folder."""
+
+_USUAL_SOCKET: Final = "unix:///var/run/docker.sock"
 
 _DENIED: Final = "permission denied"
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Connection:
-    """An engine that answered and said its ``version``, with a client for questions and one for what takes long."""
+    """An engine that answered and said its ``version``. ``arguments`` are those of a client of the SDK's for it.
+
+    Its methods raise :class:`~pytest_stagebuild.engines.docker.transport.Refused` where the engine refuses, and
+    :class:`~pytest_stagebuild.engines.docker.transport.Lost` where its answer does not come.
+    """
 
     address: str
-    quick: APIClient
-    patient: APIClient
+    transport: Transport
     version: Mapping[str, Any]
     dialect: Dialect
+    arguments: Mapping[str, Any] = field(compare=False)
     configurations: dict[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """Of images, by their ids."""
 
     @property
     def is_plain(self) -> bool:
         """Whether what is written to the socket of a response arrives as it is: not through TLS or ssh."""
-        # The SDK's names for where it connects: https://github.com/docker/docker-py/blob/7.2.0/docker/api/client.py.
-        return str(self.patient.base_url).startswith(("http://", "http+docker://localhost"))
+        return self.transport.is_plain
 
-    def stream(self, path: str, body: object) -> Response:
+    @cached_property
+    def client(self) -> APIClient:
+        """The SDK's, for what it knows of registries and their credentials."""
+        from docker import APIClient
+
+        return APIClient(timeout=PATIENT, version=str(self.version["ApiVersion"]), **self.arguments)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = _NOTHING,
+        body: Mapping[str, object] | None = None,
+        timeout: float = QUICK,
+        version: str | None = None,
+    ) -> Mapping[str, Any]:
+        """The object that the engine answers with; ``version`` is that of another interface than its own."""
+        response = self.open(method, path, query=query, body=_json(body), timeout=timeout, version=version)
+        return _object_in(response)
+
+    def ask_for_list(self, path: str, *, query: Query = _NOTHING, timeout: float = QUICK) -> list[Mapping[str, Any]]:
+        """The list that the engine answers with."""
+        found: list[Mapping[str, Any]] = _json_in(self.open("GET", path, query=query, timeout=timeout)) or []
+        return found
+
+    def tell(
+        self, method: str, path: str, *, query: Query = _NOTHING, body: Mapping[str, object] | None = None
+    ) -> None:
+        """Have the engine do something, whatever it says of it where it does it."""
+        self.open(method, path, query=query, body=_json(body), timeout=QUICK).whole()
+
+    def stream(self, path: str, body: Mapping[str, object] | None = None) -> Response:
         """POST ``body`` and give the response with its body unread, which never times out.
 
         The SDK's ``exec_start(socket=True)`` loses output that arrives together with the response's headers, because it
         reads past the buffer that they were read through.
         """
-        url = f"{self.patient.base_url}/v{self.patient.api_version}{path}"
-        response = self.patient.post(url, json=body, stream=True, timeout=None)
-        if response.status_code >= 400:
-            raise EngineError(f"the engine refused: {_message_of(response)}")
-        return response
+        return self.open("POST", path, body=_json(body), timeout=None)
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = _NOTHING,
+        body: Body = None,
+        timeout: float | None = PATIENT,
+        version: str | None = None,
+    ) -> Response:
+        """The response, with its body unread; ``timeout`` is how long, in seconds, any part of it may take to come."""
+        target = f"/v{version or self.version['ApiVersion']}{path}"
+        if query:
+            target += f"?{urlencode(query, doseq=True)}"
+        return _accepted(self.transport, method, target, body=body, timeout=timeout)
 
     def inspect_image(self, image: str) -> Mapping[str, Any]:
-        inspection: Mapping[str, Any] = self.quick.inspect_image(image)  # type: ignore[no-untyped-call]
+        inspection = self.ask("GET", f"/images/{quote(image, safe='/:')}/json")
         self.configurations[str(inspection["Id"])] = inspection.get("Config") or {}
         return inspection
 
@@ -72,9 +132,17 @@ class Connection:
     def stored_image(self, image: str) -> StoredImage:
         return self.dialect.stored_image(self.inspect_image(image))
 
+    def inspect_container(self, container: str) -> Mapping[str, Any]:
+        return self.ask("GET", f"/containers/{container}/json")
+
+    def remove_container(self, container: str) -> None:
+        """With its volumes, whether it runs or not."""
+        self.tell("DELETE", f"/containers/{container}", query={"v": "1", "force": "1"})
+
     def close(self) -> None:
-        self.quick.close()
-        self.patient.close()
+        self.transport.close()
+        if "client" in self.__dict__:
+            self.client.close()
 
 
 def open_connection() -> Connection:
@@ -82,26 +150,12 @@ def open_connection() -> Connection:
 
     Raises :class:`EngineUnavailable`, which lists each address that was tried and how it failed.
     """
-    from docker import APIClient
-    from docker.constants import MINIMUM_DOCKER_API_VERSION
-    from docker.errors import DockerException
-
     failures: list[str] = []
     for candidate in _candidates(failures):
         try:
-            candidate.reach()
-            # The SDK would ask for the version once more, to choose that of the API.
-            asking = APIClient(timeout=QUICK, version=MINIMUM_DOCKER_API_VERSION, **candidate.arguments)
-            with closing(asking):
-                version: Mapping[str, Any] = asking.version(api_version=False)
-            chosen = str(version["ApiVersion"])
-            quick, patient = (
-                APIClient(timeout=timeout, version=chosen, **candidate.arguments) for timeout in (QUICK, PATIENT)
-            )
-        except (DockerException, OSError, ValueError, LookupError) as error:  # noqa: PERF203 - a failed address is what is looped over
+            return candidate.connected()
+        except (Refused, Lost, OSError, ValueError, LookupError) as error:  # noqa: PERF203 - a failed address is what is looped over
             failures.append(f"{candidate}: {_why(error)}")
-        else:
-            return Connection(str(candidate), quick, patient, version, Podman() if is_podman(version) else Dialect())
     tried = "\n".join(f"  {failure}" for failure in failures)
     advice = "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs."
     if _DENIED in tried:
@@ -113,74 +167,65 @@ def open_connection() -> Connection:
 
 @contextmanager
 def engine_errors(doing: str) -> Iterator[None]:
-    """Turn whatever the SDK raises into an :class:`EngineError` that says what could not be done and why."""
-    from docker.errors import DockerException
-    from requests import RequestException
-    from urllib3.exceptions import HTTPError
-
+    """Turn how a request can fail into an :class:`EngineError` that says what could not be done and why."""
     try:
         yield
-    except (DockerException, RequestException, HTTPError) as error:
+    except (Refused, Lost) as error:
         raise EngineError(f"the engine could not {doing}: {words_of(error)}") from error
 
 
 def words_of(error: BaseException) -> str:
     """The engine's own words for a failure, or what became of the connection to it."""
-    from docker.errors import APIError
-
-    if isinstance(error, APIError) and error.explanation:
-        return str(error.explanation).strip()
-    if isinstance(error, APIError):
+    if isinstance(error, Refused):
         return str(error)
     return f"{_why(error)}. Check that the engine still runs, then run again."
 
 
-def interrupter(response: Response) -> socket.socket | None:
-    """The response's own socket, whose ``shutdown`` wakes a thread that is reading the response.
-
-    None where the transport is not a socket (ssh).
-    """
-    try:
-        return socket.socket(fileno=os.dup(response.raw.fileno()))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-
-
 @dataclass(frozen=True)
 class _Candidate:
-    """An address to try: the arguments of its client, and where it was found."""
+    """An address to try: the arguments of the SDK's client for it, and where it was found."""
 
     address: str
     arguments: Mapping[str, Any]
     source: str = ""
 
-    def reach(self) -> None:
-        """Raise ``OSError`` where nobody listens at a Unix socket.
+    def connected(self) -> Connection:
+        transport = self._transport()
+        try:
+            version = _object_in(_accepted(transport, "GET", "/version"))
+            _check_age(str(version["ApiVersion"]))
+            dialect = Podman() if is_podman(version) else Dialect()
+            return Connection(str(self), transport, version, dialect, self.arguments)
+        except BaseException:
+            transport.close()
+            raise
 
-        The SDK's own attempt leaves its socket open when it fails, of which Python warns when it is collected:
-        https://github.com/docker/docker-py/blob/7.2.0/docker/transport/unixconn.py, ``connect``.
-        """
+    def _transport(self) -> Transport:
         scheme, _, path = self.address.partition("://")
         if scheme == "unix":
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect("/" + path.lstrip("/"))
+            return UnixSocket("/" + path.lstrip("/"))
+        from docker import APIClient
+        from docker.constants import MINIMUM_DOCKER_API_VERSION
+        from docker.errors import DockerException
+
+        try:
+            # Else the SDK would ask for the version, to choose that of the interface.
+            return BySdk(APIClient(timeout=PATIENT, version=MINIMUM_DOCKER_API_VERSION, **self.arguments))
+        except DockerException as error:
+            raise ValueError(str(error)) from error
 
     def __str__(self) -> str:
         return f"{self.address} (from {self.source})" if self.source else self.address
 
 
 def _candidates(failures: list[str]) -> Iterator[_Candidate]:
-    from docker.constants import DEFAULT_UNIX_SOCKET
-    from docker.errors import DockerException
-
-    default = DEFAULT_UNIX_SOCKET.replace("http+unix://", "unix://")
     try:
         arguments, source = _configured()
-    except (DockerException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         failures.append(f"what the docker command is configured for: {error}")
         return
-    address = str(arguments.get("base_url") or default).replace("http+unix://", "unix://")
-    if address not in (default, default.replace("unix:///", "unix://")):
+    address = str(arguments.get("base_url") or _USUAL_SOCKET).replace("http+unix://", "unix://")
+    if address not in (_USUAL_SOCKET, _USUAL_SOCKET.replace("unix:///", "unix://")):
         yield _Candidate(address, arguments, source)
         return
     yield _Candidate(address, arguments)
@@ -193,23 +238,82 @@ def _candidates(failures: list[str]) -> Iterator[_Candidate]:
 
 def _configured() -> tuple[dict[str, Any], str]:
     """The arguments that the docker command's configuration makes for a client, and which part of it does."""
+    host, context = os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT")
+    has_tls = any(os.environ.get(name) for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"))
+    if not has_tls and (host or (context or _current_context()) == "default"):
+        return {"base_url": host} if host else {}, "DOCKER_HOST"
+
     from docker.context import ContextAPI
-    from docker.errors import ContextNotFound
+    from docker.errors import DockerException
     from docker.utils import kwargs_from_env
 
-    from_environment: dict[str, Any] = {**kwargs_from_env()}
-    if "base_url" in from_environment:
-        return from_environment, "DOCKER_HOST"
-    if (name := os.environ.get("DOCKER_CONTEXT")) and ContextAPI.get_context(name) is None:
-        raise ContextNotFound(name)
-    return {**ContextAPI.kwargs_from_context(), **from_environment}, "the current docker context"
+    try:
+        from_environment: dict[str, Any] = {**kwargs_from_env()}
+        if "base_url" in from_environment:
+            return from_environment, "DOCKER_HOST"
+        if context and ContextAPI.get_context(context) is None:
+            raise ValueError(f"context '{context}' not found")
+        return {**ContextAPI.kwargs_from_context(), **from_environment}, "the current docker context"
+    except DockerException as error:
+        raise ValueError(str(error)) from error
+
+
+def _current_context() -> str:
+    """What ``docker context use`` has chosen; found as the SDK finds it, docker/utils/config.py, docker/context."""
+    folder = os.environ.get("DOCKER_CONFIG")
+    for path in ([Path(folder)] if folder else []) + [Path.home() / ".docker"]:
+        try:
+            configuration = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            return str(configuration.get("currentContext") or "default")
+        except FileNotFoundError:  # noqa: PERF203 - the next is looked for
+            continue
+        except (OSError, ValueError, AttributeError):
+            break
+    return "default"
+
+
+def _accepted(
+    transport: Transport, method: str, target: str, *, body: Body = None, timeout: float | None = QUICK
+) -> Response:
+    """The response of an engine that does what it is asked for."""
+    headers = {"Content-Type": "application/json"} if isinstance(body, bytes) else {}
+    response = transport.request(method, target, body=body, headers=headers, timeout=timeout)
+    if response.status < 400:
+        return response
+    said = response.whole()
+    try:
+        words = str(json.loads(said)["message"])
+    except (ValueError, KeyError, TypeError):
+        words = said.decode(errors="replace")
+    raise Refused(response.status, words.strip() or f"HTTP status {response.status}")
+
+
+def _check_age(version: str) -> None:
+    """Raise ``ValueError`` for a version of the interface that is too old."""
+    if tuple(map(int, version.split("."))) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise ValueError(f"its interface has the version {version}, and {oldest} is needed: update the engine")
+
+
+def _json(body: Mapping[str, object] | None) -> bytes | None:
+    return None if body is None else json.dumps(body).encode()
+
+
+def _json_in(response: Response) -> Any:  # noqa: ANN401 - whoever asks knows what it is
+    said = response.whole()
+    try:
+        return json.loads(said)
+    except ValueError as error:
+        raise Lost(str(error)) from error
+
+
+def _object_in(response: Response) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _json_in(response)
+    return found
 
 
 def _why(error: BaseException) -> str:
     """How a connection failed, in few words."""
-    from requests.exceptions import JSONDecodeError, Timeout
-    from urllib3.exceptions import ProtocolError
-
     causes = list(_causes(error))
     for cause in causes:
         match cause:
@@ -221,11 +325,11 @@ def _why(error: BaseException) -> str:
                 return _DENIED
             case socket.gaierror():
                 return f"unknown host ({cause.strerror})"
-            case JSONDecodeError():
+            case json.JSONDecodeError():
                 return "what answers there is no Docker engine"
-            case Timeout() | TimeoutError():
+            case TimeoutError():
                 return "no answer in time"
-            case ConnectionResetError() | BrokenPipeError() | ProtocolError() if cause is causes[-1]:
+            case ConnectionResetError() | BrokenPipeError() | HTTPException() if cause is causes[-1]:
                 return f"the connection broke off ({cause})"
     return str(causes[-1]) or type(causes[-1]).__name__
 
@@ -240,10 +344,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(one))
             yield one
             waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
-
-
-def _message_of(response: Response) -> str:
-    try:
-        return str(response.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason}"

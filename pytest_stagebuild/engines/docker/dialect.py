@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
-from pytest_stagebuild.engines.docker.images import committed_config, parse_reference, stored_image
+from pytest_stagebuild.engines.docker.images import Reference, parse_reference, stored_image
+from pytest_stagebuild.engines.docker.transport import Refused
 from pytest_stagebuild.engines.protocol import StoredImage
 
 if TYPE_CHECKING:
-    from docker import APIClient
+    from pytest_stagebuild.engines.docker.connection import Connection
 
 
 class Dialect:
@@ -25,42 +28,48 @@ class Dialect:
         """An image from the engine's inspection of it."""
         return stored_image(inspection)
 
-    def commit_arguments(self, base: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What a commit is to be told so that the image has the configuration ``base``."""
-        return {"conf": committed_config(base)}
+    def commit_query(self, base: Mapping[str, Any]) -> Mapping[str, str | list[str]]:
+        """What a commit is to be told for an image with the configuration ``base``, beside that in its body."""
+        return {}
 
     def pull_advice(self, reference: str, words: str) -> str:
         """What to check where a pull failed with these words."""
         return "Check the name and that its registry answers"
 
-    def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    def images_with(self, connection: Connection, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """The engine's list of the images that carry all these labels."""
-        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
-        # all=True: an untagged image that another was made from counts as an intermediate one.
-        return list(api.images(all=True, filters=filters))
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()]} if labels else {}
+        # Without "all", an untagged image that another was made from counts as an intermediate one.
+        return connection.ask_for_list("/images/json", query={"all": "1", "filters": json.dumps(filters)})
 
-    def remove_image(self, api: APIClient, inspection: Mapping[str, Any]) -> bool:
+    def remove_image(self, connection: Connection, inspection: Mapping[str, Any]) -> bool:
         """Remove an image with all its names; False, and nothing changed, where something else needs it."""
-        from docker.errors import APIError
-
         id_, names = str(inspection["Id"]), [str(tag) for tag in inspection.get("RepoTags") or ()]
         removed = False
         try:
             for name in names[1:]:
-                api.remove_image(name, noprune=True)
+                _remove(connection, name)
             # The last name goes with the image, in one step that the engine refuses where something needs it.
-            removed = self.remove_with_last_name(api, id_)
-        except APIError as error:
-            if error.status_code != 409:
+            removed = self.remove_with_last_name(connection, id_)
+        except Refused as error:
+            if error.status != 409:
                 raise
         finally:
             if not removed:
                 for name in names[1:]:
-                    reference = parse_reference(name)
-                    api.tag(id_, reference.repository, reference.tag)
+                    tag(connection, id_, parse_reference(name))
         return removed
 
-    def remove_with_last_name(self, api: APIClient, image: str) -> bool:
+    def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """Remove an image that has one name or none; the engine refuses, by 409 or False, where something needs it."""
-        api.remove_image(image, noprune=True)
+        _remove(connection, image)
         return True
+
+
+def tag(connection: Connection, image: str, name: Reference) -> None:
+    """Give an image one name more."""
+    connection.tell("POST", f"/images/{image}/tag", query={"repo": name.repository, "tag": name.tag})
+
+
+def _remove(connection: Connection, image: str) -> None:
+    connection.tell("DELETE", f"/images/{quote(image, safe='/:')}", query={"noprune": "1"})

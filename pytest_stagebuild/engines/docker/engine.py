@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from pytest_stagebuild.ahead import Soon
-from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection, words_of
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection
 from pytest_stagebuild.engines.docker.images import (
     PullBytes,
     is_id,
@@ -17,6 +18,7 @@ from pytest_stagebuild.engines.docker.images import (
     registry_of,
 )
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
+from pytest_stagebuild.engines.docker.transport import Refused, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
@@ -27,7 +29,7 @@ class DockerEngine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._info: Soon[Mapping[str, Any]] = Soon(connection.quick.info)  # takes 10 ms, and is wanted a little later
+        self._info: Soon[Mapping[str, Any]] = Soon(self._ask_what_it_is)  # takes 10 ms, and is wanted a little later
 
     @classmethod
     def connect(cls) -> DockerEngine:
@@ -49,7 +51,7 @@ class DockerEngine:
             try:
                 info = self._info.get()
             except Exception:  # noqa: BLE001 - whatever it was: it is asked once more
-                info = self._connection.quick.info()
+                info = self._ask_what_it_is()
             return self._connection.dialect.identity(self._connection.address, info)
 
     @property
@@ -69,15 +71,15 @@ class DockerEngine:
         return f"{self.name} {self._connection.version.get('Version')} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
-        from docker.errors import ImageNotFound
-
         if reference.startswith("/"):
             return None
         whole = reference if is_id(reference) else str(parse_reference(reference))
         with engine_errors(f"look for the image {reference}"):
             try:
                 return self._connection.stored_image(whole)
-            except ImageNotFound:
+            except Refused as error:
+                if error.status != 404:
+                    raise
                 return None
 
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
@@ -96,42 +98,38 @@ class DockerEngine:
         return image
 
     def images_with(self, labels: Mapping[str, str], *, but: Collection[str] = ()) -> list[StoredImage]:
-        from docker.errors import ImageNotFound
-
-        api = self._connection.quick
         images: list[StoredImage] = []
         with engine_errors("list its images"):
-            for found in self._connection.dialect.images_with(api, labels):
+            for found in self._connection.dialect.images_with(self._connection, labels):
                 if found["Id"] in but:
                     continue
                 try:
                     images.append(self._connection.stored_image(found["Id"]))
-                except ImageNotFound:
-                    continue  # removed meanwhile
+                except Refused as error:
+                    if error.status != 404:  # removed meanwhile
+                        raise
         return sorted(images, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:
-        from docker.errors import ImageNotFound
-
         connection = self._connection
         with engine_errors(f"remove the image {image}"):
             try:
                 inspection = connection.inspect_image(image)
-                return connection.dialect.remove_image(connection.quick, inspection)
-            except ImageNotFound:
+                return connection.dialect.remove_image(connection, inspection)
+            except Refused as error:
+                if error.status != 404:
+                    raise
                 return True
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
         return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
 
     def sweep(self) -> list[str]:
-        from docker.errors import APIError
-
-        api = self._connection.quick
         here = this_process()
         swept: list[str] = []
         with engine_errors("list its containers"):
-            for found in api.containers(all=True, filters={"label": SANDBOX_LABEL}):
+            query = {"all": "1", "filters": json.dumps({"label": [SANDBOX_LABEL]})}
+            for found in self._connection.ask_for_list("/containers/json", query=query):
                 labels: Mapping[str, str] = found.get("Labels") or {}
                 name = labels[SANDBOX_LABEL]
                 # A container that the user runs on a checkpoint has the labels too, from the image, but not the name.
@@ -141,9 +139,9 @@ class DockerEngine:
                 if owner is None or not provably_gone(owner, here, start_of):
                     continue
                 try:
-                    api.remove_container(found["Id"], v=True, force=True)
-                except APIError as error:
-                    if error.status_code not in (404, 409):  # another run sweeps it at this moment
+                    self._connection.remove_container(found["Id"])
+                except Refused as error:
+                    if error.status not in (404, 409):  # another run sweeps it at this moment
                         raise
                 else:
                     swept.append(name)
@@ -152,14 +150,17 @@ class DockerEngine:
     def close(self) -> None:
         self._connection.close()
 
+    def _ask_what_it_is(self) -> Mapping[str, Any]:
+        return self._connection.ask("GET", "/info")
+
     def _pull_events(self, reference: str) -> Iterator[Mapping[str, Any]]:
         from docker.credentials.errors import StoreError
         from docker.errors import APIError, DockerException
 
         name = parse_reference(reference)
-        api = self._connection.patient
         no_credentials = ""
-        with engine_errors(f"pull {reference}"):
+        with engine_errors(f"pull {reference}"), sdk_errors():
+            api = self._connection.client
             try:
                 try:
                     # The SDK warns of a missing credential helper before it raises, and warnings may be errors here.
@@ -173,7 +174,9 @@ class DockerEngine:
                     no_credentials = f" (no credentials: {error})"
                     events = api.pull(name.repository, name.tag, stream=True, decode=True, auth_config={})
             except APIError as error:
-                raise self._unavailable(reference, words_of(error) + no_credentials) from error
+                raise self._unavailable(
+                    reference, (error.explanation or str(error)).strip() + no_credentials
+                ) from error
             with closing(events):
                 for event in events:
                     if "error" in event:

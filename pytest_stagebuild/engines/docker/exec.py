@@ -11,7 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, interrupter, words_of
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
+from pytest_stagebuild.engines.docker.transport import Lost
 from pytest_stagebuild.engines.pace import paced
 from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
 from pytest_stagebuild.errors import EngineError
@@ -106,10 +107,8 @@ class Streamed:
 
     def _end_reading(self, error: BaseException | None) -> None:
         """Say that there is no more; whatever ended the reading is kept for the thread that waits."""
-        from urllib3.exceptions import HTTPError
-
         # Closing a response that is being read ends in any of these. What the sink raises belongs to whoever waits.
-        if isinstance(error, (HTTPError, OSError, ValueError, AttributeError)) and self._delivering_since is None:
+        if isinstance(error, (Lost, OSError, ValueError, AttributeError)) and self._delivering_since is None:
             error = None if self._closed else self._broken_off(error)
         self._problem = error
         self._over.set()
@@ -137,12 +136,18 @@ class Execution(Streamed):
         self._connection = connection
         self._first_output = b""
         with engine_errors("start a command"):
-            environment = [f"{name}={value}" for name, value in (env or {}).items()]
-            self._id: str = connection.quick.exec_create(
-                container, list(argv), environment=environment, workdir=cwd, user=user
-            )["Id"]
+            told: dict[str, object] = {
+                "Cmd": list(argv),
+                "Env": [f"{name}={value}" for name, value in (env or {}).items()],
+                "User": user,
+                "AttachStdout": True,
+                "AttachStderr": True,
+            }
+            if cwd is not None:
+                told["WorkingDir"] = cwd
+            self._id: str = connection.ask("POST", f"/containers/{container}/exec", body=told)["Id"]
             self._response = connection.stream(f"/exec/{self._id}/start", {"Detach": False, "Tty": False})
-        self._interrupter = interrupter(self._response)
+        self._interrupter = self._response.interrupter()
         self._reader = threading.Thread(target=self._read, name="stagebuild-output", daemon=True)
         self._reader.start()
 
@@ -153,7 +158,7 @@ class Execution(Streamed):
         while True:
             self._wait_for_the_end(deadline, meanwhile)
             with engine_errors("say how the command ended"):
-                state = self._connection.quick.exec_inspect(self._id)
+                state = self._connection.ask("GET", f"/exec/{self._id}/json")
             if not state["Running"]:
                 if state["ExitCode"] is None:
                     raise EngineError("the engine lost the command: it neither runs nor has an exit code. Run again.")
@@ -179,7 +184,7 @@ class Execution(Streamed):
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            for stream, piece in frames(paced(self._response.raw.read)):
+            for stream, piece in frames(paced(self._response.read)):
                 if len(self._first_output) < _HEAD:
                     self._first_output += piece[:_HEAD]
                 if not self._deliver(stream, piece):

@@ -80,7 +80,8 @@ def committed_config(base: Mapping[str, Any]) -> dict[str, Any]:
     be said, and ``null`` does not say it (https://github.com/moby/moby/blob/v27.0.0/daemon/commit.go, ``merge``).
     Labels are left to the container: it has the base's and ours.
     """
-    conf = {name: value for name, value in base.items() if name not in ("Labels", "Hostname", "Domainname", "Image")}
+    others = ("Labels", "Hostname", "Domainname", "Image")
+    conf = {name: value for name, value in base.items() if name not in others and value is not None}
     conf.update(dict.fromkeys(("AttachStdin", "AttachStdout", "AttachStderr", "OpenStdin", "StdinOnce", "Tty"), False))
     conf["Entrypoint"] = base.get("Entrypoint") or []
     conf["Cmd"] = base.get("Cmd") or []

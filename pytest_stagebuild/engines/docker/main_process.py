@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pytest_stagebuild.engines.docker import keeper
-from pytest_stagebuild.engines.docker.connection import QUICK, Connection, interrupter
+from pytest_stagebuild.engines.docker.connection import QUICK, Connection
 from pytest_stagebuild.engines.docker.exec import Lines, Streamed, frames
 from pytest_stagebuild.engines.pace import paced
 from pytest_stagebuild.engines.protocol import OutputSink, Stream
@@ -34,8 +34,8 @@ class MainProcess:
 
     def __init__(self, connection: Connection, container: str) -> None:
         outputs = "&stdout=1&stderr=1" if connection.is_plain else ""
-        self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}", None)
-        self._socket = interrupter(self._response)
+        self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}")
+        self._socket = self._response.interrupter()
         if self._socket is not None:
             # Of what is sent alone: it has the other direction in common with the response.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", QUICK, 0))
@@ -129,7 +129,7 @@ class MainProcess:
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            for stream, piece in frames(paced(self._response.raw.read)):
+            for stream, piece in frames(paced(self._response.read)):
                 beside, command, step = self._beside, self._command, self._step
                 if beside is not None and (stream == "stderr" or command is None):
                     beside.take(stream, piece)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_stagebuild.engines.docker.dialect import Dialect
-from pytest_stagebuild.engines.docker.images import committed_config, stored_image
+from pytest_stagebuild.engines.docker.images import stored_image
+from pytest_stagebuild.engines.docker.transport import Refused
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError
 
 if TYPE_CHECKING:
-    from docker import APIClient
+    from pytest_stagebuild.engines.docker.connection import Connection
 
 _ADDED_ENVIRONMENT: Final = frozenset(
     ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "container=podman")
@@ -51,7 +52,7 @@ class Podman(Dialect):
         folder = "" if image.config.working_dir == "/" else image.config.working_dir
         return replace(image, config=replace(image.config, env=environment, working_dir=folder))
 
-    def commit_arguments(self, base: Mapping[str, Any]) -> Mapping[str, Any]:
+    def commit_query(self, base: Mapping[str, Any]) -> Mapping[str, str | list[str]]:
         """The body of a commit counts for nothing before Podman 5, and the instructions in ``changes`` do
         (pkg/api/handlers/compat/images.go, ``CommitContainer``). What they do not name stays the base image's.
 
@@ -61,8 +62,7 @@ class Podman(Dialect):
         what could write has been ended.
         """
         return {
-            "pause": False,
-            "conf": committed_config(base),
+            "pause": "false",
             "changes": [f"{name.upper()} {json.dumps(base.get(name) or [])}" for name in ("Entrypoint", "Cmd")],
         }
 
@@ -74,42 +74,36 @@ class Podman(Dialect):
             return f"Write the name with its registry, such as docker.io/library/{reference}"
         return super().pull_advice(reference, words)
 
-    def images_with(self, api: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    def images_with(self, connection: Connection, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """It makes one condition of several labels, which no image meets
         (containers/common v0.50.1, pkg/filters/filters.go, ``FiltersFromRequest``).
         """
-        found = super().images_with(api, dict(list(labels.items())[:1]))
+        found = super().images_with(connection, dict(list(labels.items())[:1]))
         return [image for image in found if labels.items() <= (image.get("Labels") or {}).items()]
 
-    def remove_image(self, api: APIClient, inspection: Mapping[str, Any]) -> bool:
+    def remove_image(self, connection: Connection, inspection: Mapping[str, Any]) -> bool:
         """It forgets an image that others stand on, as long as no container does
         (containers/common v0.50.1, libimage/image.go, ``removeRecursive``).
         """
         parent = str(inspection["Id"]).removeprefix("sha256:")
-        if any(str(image.get("ParentId")).removeprefix("sha256:") == parent for image in api.images(all=True)):
+        images = super().images_with(connection, {})
+        if any(str(image.get("ParentId")).removeprefix("sha256:") == parent for image in images):
             return False
-        return super().remove_image(api, inspection)
+        return super().remove_image(connection, inspection)
 
-    def remove_with_last_name(self, api: APIClient, image: str) -> bool:
+    def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """With an image it removes the untagged ones below it, whosever they are, in spite of ``noprune``
         (pkg/api/handlers/compat/images_remove.go). Podman's own interface heeds it, and numbers its failures
         (pkg/domain/infra/abi/images.go, ``removeErrorsToExitCode``).
         """
-        from docker.errors import ImageNotFound
-
-        response = api.delete(
-            f"{api.base_url}/v4.0.0/libpod/images/remove",
-            params={"images": image, "noprune": "true"},
-            timeout=api.timeout,
-        )
-        response.raise_for_status()
-        report: Mapping[str, Any] = response.json()
+        query = {"images": image, "noprune": "true"}
+        report: Mapping[str, Any] = connection.ask("DELETE", "/libpod/images/remove", query=query, version="4.0.0")
         words = "; ".join(report.get("Errors") or ())
         match report["ExitCode"]:
             case 0:
                 return True
             case 1:
-                raise ImageNotFound(words, explanation=words)
+                raise Refused(404, words)
             case 2:
                 return False
         raise EngineError(f"the engine could not remove the image {image}: {words}")

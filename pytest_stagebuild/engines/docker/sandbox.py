@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import tarfile
 import threading
 import time
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.changes import changed_files
-from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
+from pytest_stagebuild.engines.docker.connection import PATIENT, QUICK, Connection, engine_errors, words_of
+from pytest_stagebuild.engines.docker.dialect import tag
 from pytest_stagebuild.engines.docker.exec import ExecutedBeside, Execution, output_of
-from pytest_stagebuild.engines.docker.images import Reference, parse_reference
+from pytest_stagebuild.engines.docker.images import Reference, committed_config, parse_reference
 from pytest_stagebuild.engines.docker.main_process import Done, MainBeside, MainCommand, MainProcess
+from pytest_stagebuild.engines.docker.transport import Lost, Refused, Response
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
@@ -55,9 +59,6 @@ class DockerSandbox:
     def __init__(
         self, connection: Connection, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float
     ) -> None:
-        from docker.errors import ImageNotFound
-        from docker.types import LogConfig
-
         self.name = f"stagebuild-{keeper.new_token()[:16]}"
         self._connection = connection
         self._image = image
@@ -69,28 +70,29 @@ class DockerSandbox:
         self._beside: list[ExecutedBeside | MainBeside] = []
         self._nothing_runs = False
         self._kills_seen = 0
-        api = connection.quick
         with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
             try:
                 self._base_config: Mapping[str, Any] = connection.configuration(image.id)
-                api.create_container(
-                    image.id,
-                    name=self.name,
-                    entrypoint=keeper.keeper_command(life, listens=connection.is_plain),
-                    labels={**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
-                    stdin_open=True,
-                    stop_timeout=0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
-                    use_config_proxy=False,
-                    # A health check would count as left running, and run between the user's commands.
-                    healthcheck={"test": ["NONE"]} if self._base_config.get("Healthcheck") else None,
-                    host_config=api.create_host_config(
-                        auto_remove=True,
-                        init=False,  # or a daemon with "init": true makes our shell a process that can be killed
-                        network_mode=None if network else "none",
-                        log_config=LogConfig(type=LogConfig.types.NONE),
-                    ),
-                )
-            except ImageNotFound as error:
+                told: dict[str, object] = {
+                    "Image": image.id,
+                    "Entrypoint": keeper.keeper_command(life, listens=connection.is_plain),
+                    "Labels": {**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
+                    **dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True),
+                    "StopTimeout": 0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
+                    "HostConfig": {
+                        "AutoRemove": True,
+                        "Init": False,  # or a daemon with "init": true makes our shell a process that can be killed
+                        "NetworkMode": "default" if network else "none",
+                        "LogConfig": {"Type": "none", "Config": {}},
+                    },
+                }
+                if self._base_config.get("Healthcheck"):
+                    # It would count as left running, and run between the user's commands.
+                    told["Healthcheck"] = {"Test": ["NONE"]}
+                connection.tell("POST", "/containers/create", query={"name": self.name}, body=told)
+            except Refused as error:
+                if error.status != 404:
+                    raise
                 raise ImageUnavailable(f"the image {image.id} is gone: {words_of(error)}. Run again.") from error
 
     @property
@@ -128,23 +130,22 @@ class DockerSandbox:
 
         try:
             with engine_errors("take the files"):
-                self._connection.patient.put_archive(self.name, "/", pieces())
+                path = f"/containers/{self.name}/archive"
+                self._connection.open("PUT", path, query={"path": "/"}, body=pieces()).whole()
         except Exception:
             if ours:  # an error of the archive is none of the engine
                 raise ours[0] from None
             raise
 
     def get(self, path: str) -> Iterator[bytes]:
-        from docker.errors import APIError, NotFound
-
         self._end_reading()
         self._put_the_rest()
         with engine_errors(f"give {path}"):
             try:
-                self._reading, _ = self._connection.patient.get_archive(self.name, path)
-            except APIError as error:
+                self._reading = self._archive(path).pieces()
+            except Refused as error:
                 words = words_of(error).lower()
-                absent = isinstance(error, NotFound) and "no such container" not in words
+                absent = error.status == 404 and "no such container" not in words
                 if absent or "not a directory" in words:
                     raise FileNotFoundError(f"no such path in the sandbox: {path}") from None
                 raise
@@ -154,7 +155,7 @@ class DockerSandbox:
         with engine_errors("start a container"):
             self._main = MainProcess(self._connection, self.name)
             try:
-                self._connection.quick.start(self.name)
+                self._connection.tell("POST", f"/containers/{self.name}/start")
             except Exception as error:
                 if "/bin/sh" in words_of(error):
                     raise EngineError(
@@ -291,17 +292,15 @@ class DockerSandbox:
             self._reading = None
 
     def _remove(self) -> None:
-        from docker.errors import APIError, NotFound
-
         deadline = time.monotonic() + 30
         try:
             with engine_errors(f"remove the container {self.name}"):
                 while True:
                     try:
-                        self._connection.quick.remove_container(self.name, v=True, force=True)
-                    except NotFound:  # noqa: PERF203 - it is what is tried again
-                        return
-                    except APIError as error:
+                        self._connection.remove_container(self.name)
+                    except Refused as error:  # noqa: PERF203 - it is what is tried again
+                        if error.status == 404:
+                            return
                         # Its end removes it too (auto_remove), and the engine refuses to do both at once.
                         if "in progress" not in words_of(error) or time.monotonic() > deadline:
                             raise
@@ -338,20 +337,25 @@ class DockerSandbox:
 
     def _text_of(self, path: str) -> str:
         """A text file of the image, "" where there is none. A link is followed, inside the image."""
-        from docker.errors import NotFound
-
         with engine_errors(f"give {path}"):
             try:
-                pieces, stat = self._connection.quick.get_archive(self.name, path)
-                target = (stat or {}).get("linkTarget")
+                response = self._archive(path, timeout=QUICK)
+                target = _link_target(response)
                 if target and target != path:  # Podman's is the path itself where there is no link
-                    pieces, _ = self._connection.quick.get_archive(self.name, target)
-            except NotFound:
+                    response.close()
+                    response = self._archive(target, timeout=QUICK)
+            except Refused as error:
+                if error.status != 404:
+                    raise
                 return ""
-            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+            with tarfile.open(fileobj=io.BytesIO(response.whole())) as archive:
                 member = archive.next()
                 file = archive.extractfile(member) if member and member.isreg() else None
                 return file.read().decode(errors="replace") if file else ""
+
+    def _archive(self, path: str, *, timeout: float = PATIENT) -> Response:
+        route = f"/containers/{self.name}/archive"
+        return self._connection.open("GET", route, query={"path": path}, timeout=timeout)
 
     def _last_run_left_nothing(self) -> bool:
         """Whether that needs no other look."""
@@ -363,15 +367,12 @@ class DockerSandbox:
         return keeper.leftovers(output_of(self._connection, self.name, command(token), timeout=_KILL_WITHIN), token)
 
     def _end_at_any_price(self) -> None:
-        from docker.errors import DockerException
-        from requests import RequestException
-
         try:
             self._end_processes(spare=False)
         except EngineError:
             try:
-                self._connection.quick.kill(self.name)
-            except (DockerException, RequestException) as error:
+                self._connection.tell("POST", f"/containers/{self.name}/kill")
+            except (Refused, Lost) as error:
                 raise EngineError(f"the engine could not end the command: {words_of(error)}. Run again.") from error
 
     def _killed_for_memory(self) -> bool:
@@ -396,23 +397,19 @@ class DockerSandbox:
         return new
 
     def _runs(self) -> bool:
-        from docker.errors import DockerException
-        from requests import RequestException
-
         try:
-            return bool(self._connection.quick.inspect_container(self.name)["State"]["Running"])
-        except (DockerException, RequestException):
+            return bool(self._connection.inspect_container(self.name)["State"]["Running"])
+        except (Refused, Lost):
             return False
 
     def _commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
-        from docker.errors import APIError
-        from requests import RequestException
-
         name = parse_reference(reference)
         try:
             with engine_errors("commit the container"):
-                arguments = self._connection.dialect.commit_arguments(self._base_config)
-                made = self._connection.patient.commit(self.name, name.repository, name.tag, **arguments)
+                names = {"container": self.name, "repo": name.repository, "tag": name.tag}
+                query = {**names, **self._connection.dialect.commit_query(self._base_config)}
+                body = committed_config(self._base_config)
+                made = self._connection.ask("POST", "/commit", query=query, body=body, timeout=PATIENT)
                 return self._connection.stored_image(made["Id"])
         except EngineError as error:
             if "max depth exceeded" in str(error):
@@ -420,30 +417,36 @@ class DockerSandbox:
                     f"{error}. An image can have 125 layers: take a base image with fewer, for example one squashed by "
                     "`docker export` and `docker import`."
                 ) from error
-            unanswered = isinstance(error.__cause__, RequestException) and not isinstance(error.__cause__, APIError)
-            if unanswered and (found := self._late_commit(name, {**labels, SANDBOX_LABEL: self.name})):
+            if isinstance(error.__cause__, Lost) and (
+                found := self._late_commit(name, {**labels, SANDBOX_LABEL: self.name})
+            ):
                 return found
             raise
 
     def _late_commit(self, name: Reference, labels: Mapping[str, str]) -> StoredImage | None:
         """The image of a commit that was not answered, once the engine has it."""
-        from docker.errors import DockerException
-        from requests import RequestException
-
-        api = self._connection.quick
         deadline = time.monotonic() + _COMMIT_LOOKUP
         while time.monotonic() < deadline:
             try:
-                for found in self._connection.dialect.images_with(api, labels):
+                for found in self._connection.dialect.images_with(self._connection, labels):
                     # The engine tags in a step of its own, which may be lost.
-                    api.tag(found["Id"], name.repository, name.tag)
+                    tag(self._connection, found["Id"], name)
                     return self._connection.stored_image(found["Id"])
-                if api.inspect_container(self.name)["State"]["Paused"]:
+                if self._connection.inspect_container(self.name)["State"]["Paused"]:
                     deadline = time.monotonic() + _COMMIT_LOOKUP  # it is still at it
-            except (DockerException, RequestException):
+            except (Refused, Lost):
                 pass  # it may be coming back
             time.sleep(0.5)
         return None
+
+
+def _link_target(archive: Response) -> str:
+    """What the engine says beside an archive: where the path that was asked for points to, if it is a link.
+
+    https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerArchiveInfo
+    """
+    said = archive.headers.get("X-Docker-Container-Path-Stat")
+    return str(json.loads(base64.b64decode(said)).get("linkTarget") or "") if said else ""
 
 
 def _guarded(pieces: Iterable[bytes], doing: str) -> Iterator[bytes]:
