@@ -43,6 +43,12 @@ def run_to_checkpoint(
     labels = labels_of(uuid, name, key_of(components), ground.parent, project)
     files = watch_files(workplace.tree.manifest) if stage.inputs == "traced" else {}
     downloads = KeptDownloads.of(workplace, stage, ground.image.config)
+    layered = workplace.layered(ground)
+    base, sent = ground.image, Sent(0, 0)
+    if layered:
+        ground = layered.ground
+        sent = Sent(layered.upload.files, layered.upload.size)
+        step("source sent as a layer")
     with workplace.sandbox(
         ground,
         labels=labels,
@@ -51,6 +57,7 @@ def run_to_checkpoint(
         step=step,
         files=files,
         members=downloads.members if downloads else None,
+        afterwards=layered.remove if layered else None,
     ) as (sandbox, upload):
         watch = Watch(sandbox) if stage.inputs == "traced" else None
         ended = sandbox.run(
@@ -61,7 +68,9 @@ def run_to_checkpoint(
             output=output,
         )
         step("command ended")
-        run = StageRun(ended, upload.sent, upload.surprises, Sent(upload.files, upload.size), sandbox.end_processes())
+        surprises = (*(layered.upload.surprises if layered else ()), *upload.surprises)
+        sent = Sent(sent.files + upload.files, sent.size + upload.size)
+        run = StageRun(ended, upload.sent, surprises, sent, sandbox.end_processes())
         step("processes ended")
         if downloads and not ended.timed_out:
             downloads.take(sandbox)
@@ -103,7 +112,7 @@ def run_to_checkpoint(
         image=run.image.id,
         created=run.record.created,
         used=time.time(),
-        size=max(0, run.image.size - ground.image.size),
+        size=max(0, run.image.size - base.size),
     )
     return run
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import posixpath
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import field
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Final
@@ -19,7 +21,7 @@ from pytest_stagebuild.checkpoint import (
     Checkpoint,
     Record,
 )
-from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage, TakesLayers
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Whole
@@ -32,6 +34,11 @@ from pytest_stagebuild.source.version import ScmVersion
 from pytest_stagebuild.stage import Sent
 from pytest_stagebuild.tar import archive_of, members_of, writable_file
 from pytest_stagebuild.values import dataclass
+
+MANY_FILES: Final = 3_000
+"""From which on a source counts as large: it is worth while to spare it something that small ones are as fast with."""
+
+_ROOT: Final = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
 
 _MARGIN: Final = 3600.0
 """Seconds that a sandbox may outlive its command's time limit, for uploads and commits of any size."""
@@ -89,15 +96,19 @@ class Workplace:
         members: Callable[[Owner], Iterable[bytes]] | None = None,
         to_read: bool = False,
         begun: Ahead[Sandbox] | None = None,
+        afterwards: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
 
         ``files`` are put in beside it, by their absolute path, and empty ones that everybody may write to at the paths
         ``writable``. ``members`` gives more for the user of the commands, as parts of an archive. One that is only
         ``to_read`` files from is started where that takes it: it costs ten times as much as the rest. ``begun`` is
-        one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here.
+        one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here. What is to
+        be done ``afterwards`` waits until the sandbox is removed.
         """
         with contextlib.ExitStack() as leaving:
+            if afterwards is not None:
+                leaving.callback(afterwards)
             sandbox = None
             if begun is not None:
                 with contextlib.suppress(Exception):
@@ -127,6 +138,35 @@ class Workplace:
             yield sandbox, upload
             if self.behind is not None:
                 self.behind(leaving.pop_all().close)
+
+    def layered(self, ground: Ground) -> Layered | None:
+        """The source as it is now on a ground that has none of it, if it is large and the engine takes it as a layer.
+
+        None where it is to be sent into the sandbox: also where secrets are looked for among what a sandbox was sent.
+        """
+        engine, few = self.engine, self.tree.manifest.count < MANY_FILES
+        if few or ground.manifest is not None or self.secrets or not isinstance(engine, TakesLayers):
+            return None
+        if ground.image.config.user not in _ROOT:
+            return None
+        upload = self.tree.upload(None, owner=Owner(0, 0), not_before=ground.created)
+        try:
+            image = engine.add_layer(ground.image, upload)
+        except EngineError:
+            return None
+        if image is None:
+            return None
+        made = Ground(image, ground.parent, upload.sent, time.time())
+        return Layered(made, upload, partial(engine.remove_layered, image))
+
+
+@dataclass(frozen=True)
+class Layered:
+    """A ground that was given the source by an upload, and how to remove its image."""
+
+    ground: Ground
+    upload: Upload
+    remove: Callable[[], None]
 
 
 def _new_sandbox(

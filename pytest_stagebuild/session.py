@@ -7,15 +7,17 @@ import os
 import uuid as uuids
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_stagebuild.ahead import Soon
 from pytest_stagebuild.checkpoint import Checkpoint
 from pytest_stagebuild.engines import BUILT_IN, HOST_IMAGE, connect
 from pytest_stagebuild.engines.protocol import Engine, PullProgress
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
+from pytest_stagebuild.execution import MANY_FILES
 from pytest_stagebuild.interrupts import Interrupts, end_with_parent, held_back
 from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
@@ -25,6 +27,7 @@ from pytest_stagebuild.pipeline import Guess, Pipeline, guessed, prune_checkpoin
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.runs import RunFolder
 from pytest_stagebuild.source import SourceTree
+from pytest_stagebuild.source.scan import ask_git
 from pytest_stagebuild.source.seen import Seen
 from pytest_stagebuild.stage import (
     STAGES,
@@ -44,12 +47,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_stagebuild.image import Image
+    from pytest_stagebuild.source.git import Listing
 
 _TELLING: Final[tuple[Outcome, ...]] = ("skipped", "cached", "forced", "ran", "interrupted", "error", "failed")
 """Outcomes by how much they tell: of what several workers say about a stage, the last of these is shown."""
-
-
-_MANY_FILES: Final = 3_000
 
 
 class StagebuildSession:
@@ -88,9 +89,14 @@ class StagebuildSession:
         return Seen.load(self._seen_file)
 
     @cached_property
+    def _listing(self) -> Soon[Listing]:
+        """Git's answer, for which it needs a while."""
+        return Soon(partial(ask_git, self.settings.source))
+
+    @cached_property
     def tree(self) -> SourceTree:
         known = self._seen_before
-        tree = SourceTree.read(self.settings.source, known=known)
+        tree = SourceTree.read(self.settings.source, known=known, listing=self._listing.get)
         if tree.seen is not known:
             tree.seen.save(self._seen_file)
         return tree
@@ -131,14 +137,15 @@ class StagebuildSession:
         return bool(self._config.getoption("capture", "no") == "no")
 
     def begin(self) -> None:
-        """Have the engine begin with what this run will probably need of it, where it takes a while to read the source.
+        """Connect to the engine while git lists the source. Where it will take a while to read it, have the engine
+        begin with what this run will probably need.
 
         What it begins with for nothing costs a run less than a tenth of a second; else nothing is begun.
         """
-        if self._seen_before is None or self._seen_before.count < _MANY_FILES:
-            return
         self.interrupts.catch(ctrl_c=True)
-        engine = self.engine
+        _, engine = self._listing, self.engine
+        if self._seen_before is None or self._seen_before.count < MANY_FILES:
+            return
         with held_back():  # or there might be a sandbox that nobody knows of
             self.guess = guessed(self.settings, engine, self.lockfile)
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 from pytest_stagebuild.values import dataclass
 
@@ -246,6 +246,21 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back the connection."""
+
+
+@runtime_checkable
+class TakesLayers(Protocol):
+    """What some engines can do beside: make an image of another one and files, which saves them a commit."""
+
+    def add_layer(self, image: StoredImage, archive: Iterable[bytes]) -> StoredImage | None:
+        """An image with the files of an uncompressed tar as one layer more, all root's as its headers say.
+
+        None, before anything of the archive is taken, where it cannot do that here. Raises :class:`EngineError` where
+        that turns out later. It is nobody's who looks for images, and has to be removed.
+        """
+
+    def remove_layered(self, image: StoredImage) -> None:
+        """Remove what :meth:`add_layer` gave. Where something was made on it, it stays as long as that does."""
 
 
 def platform_of(system: str, architecture: str, variant: str = "") -> str:

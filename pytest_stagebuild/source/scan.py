@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from pytest_stagebuild.source import git
-from pytest_stagebuild.source.git import Refused
+from pytest_stagebuild.source.git import Listing, Refused
 from pytest_stagebuild.source.manifest import path_of, shown
 from pytest_stagebuild.source.reading import Folders, SpecialKind
 from pytest_stagebuild.source.walk import Found, walk
@@ -31,21 +32,25 @@ class Scan:
         return f"{files}, by a walk: {self.reason}" if self.reason else f"{files}, by git"
 
 
-def scan(root: Path, folders: Folders) -> Scan:
-    """Find the files of the tree that ``folders`` was opened on."""
-    raw = os.path.realpath(os.fsencode(root))
+def ask_git(root: Path) -> Listing:
+    """What git lists in ``root``. Raises :class:`Refused` where it does not, and :class:`SourceError`."""
+    return git.ask(os.path.realpath(os.fsencode(root)))
+
+
+def scan(root: Path, folders: Folders, listing: Callable[[], Listing]) -> Scan:
+    """Find the files of the tree that ``folders`` was opened on; ``listing`` gives what :func:`ask_git` does."""
     found = Found()
     reason = ""
     try:
-        listing = git.ask(raw)
-        if not listing.tracked:
+        listed = listing()
+        if not listed.tracked:
             reason = "git tracks nothing here"
     except Refused as refusal:
         reason = str(refusal)
     if reason:
         walk(folders, b"", found)
     else:
-        git.view(raw, folders, b"", listing, found)
+        git.view(os.path.realpath(os.fsencode(root)), folders, b"", listed, found)
     return Scan(tuple(sorted(set(found.paths))), reason, tuple(_notes(found)))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +22,13 @@ from pytest_stagebuild.source.reading import (
     kept_changing,
     load,
 )
-from pytest_stagebuild.source.scan import scan, skipped
+from pytest_stagebuild.source.scan import ask_git, scan, skipped
 from pytest_stagebuild.source.seen import STAMP, Seen, names_of, take_stamps
 from pytest_stagebuild.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.protocol import Owner
+    from pytest_stagebuild.source.git import Listing
 
 _RACY: Final = 2_000_000_000
 """In nanoseconds, and the coarsest clock of a file system: a file this young can change again and look the same."""
@@ -47,14 +49,15 @@ class SourceTree:
     seen: Seen = field(repr=False, compare=False)
 
     @classmethod
-    def read(cls, root: Path, *, known: Seen | None = None) -> SourceTree:
+    def read(cls, root: Path, *, known: Seen | None = None, listing: Callable[[], Listing] | None = None) -> SourceTree:
         """Find and read the files of ``root``, but for those that are as they were when they were ``known``.
 
+        ``listing`` gives git's answer, where :func:`~pytest_stagebuild.source.scan.ask_git` was called before.
         Raises :class:`SourceError` for a file that cannot be read, one that keeps changing, and a tree without files.
         """
         settled_until = time.time_ns() - _RACY
         with Folders(root) as folders:
-            found = scan(root, folders)
+            found = scan(root, folders, listing or partial(ask_git, root))
             stamps = take_stamps(folders, found.paths)
             if known and stamps == known.stamps and names_of(found.paths) == known.names and found.paths:
                 return cls(root, known.manifest, found.how(known.count), found.notes, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import quote
 
 from pytest_stagebuild.engines.docker.images import Reference, parse_reference, stored_image
@@ -13,6 +13,9 @@ from pytest_stagebuild.engines.protocol import StoredImage
 
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.docker.connection import Connection
+
+LAYERED_LABEL: Final = "pytest-stagebuild.layered"
+"""Of an image that was made on one that was given a layer: that one's id."""
 
 
 class Dialect:
@@ -48,7 +51,7 @@ class Dialect:
         removed = False
         try:
             for name in names[1:]:
-                _remove(connection, name)
+                remove_name(connection, name)
             # The last name goes with the image, in one step that the engine refuses where something needs it.
             removed = self.remove_with_last_name(connection, id_)
         except Refused as error:
@@ -58,12 +61,31 @@ class Dialect:
             if not removed:
                 for name in names[1:]:
                     tag(connection, id_, parse_reference(name))
+        if removed:
+            self._remove_layered(connection, inspection)
         return removed
+
+    def _remove_layered(self, connection: Connection, inspection: Mapping[str, Any]) -> None:
+        """Remove what an image was made of where that was made for it, has no name, and nobody else needs it."""
+        parent = str(inspection.get("Parent") or "")
+        if parent and ((inspection.get("Config") or {}).get("Labels") or {}).get(LAYERED_LABEL) == parent:
+            try:
+                if not connection.inspect_image(parent)["RepoTags"]:
+                    remove_name(connection, parent)
+            except Refused as error:
+                if error.status not in (404, 409):
+                    raise
 
     def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """Remove an image that has one name or none; the engine refuses, by 409 or False, where something needs it."""
-        _remove(connection, image)
+        remove_name(connection, image)
         return True
+
+    def takes_layers(self, info: Mapping[str, Any]) -> bool:
+        """Whether it takes an image without the layers that it has, by what it says of itself: where they are Docker's
+        own, and not containerd's (https://docs.docker.com/engine/storage/containerd/).
+        """
+        return info.get("Driver") == "overlay2"
 
 
 def tag(connection: Connection, image: str, name: Reference) -> None:
@@ -71,5 +93,6 @@ def tag(connection: Connection, image: str, name: Reference) -> None:
     connection.tell("POST", f"/images/{image}/tag", query={"repo": name.repository, "tag": name.tag})
 
 
-def _remove(connection: Connection, image: str) -> None:
+def remove_name(connection: Connection, image: str) -> None:
+    """Take a name from an image, or remove it by its id; with its last name it goes, and no other with it."""
     connection.tell("DELETE", f"/images/{quote(image, safe='/:')}", query={"noprune": "1"})

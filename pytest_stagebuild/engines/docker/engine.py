@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from pytest_stagebuild.ahead import Soon
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection
+from pytest_stagebuild.engines.docker.dialect import LAYERED_LABEL
 from pytest_stagebuild.engines.docker.images import (
     PullBytes,
     is_id,
     parse_reference,
     registry_of,
 )
+from pytest_stagebuild.engines.docker.layers import REPOSITORY, add_layer, remove_layered
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.docker.transport import Refused, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import ImageUnavailable
+
+_LARGEST_LAYER: Final = 256 << 20
+"""In bytes: it is held in a file on its way, and what is large is not slow for the number of its files."""
 
 
 class DockerEngine:
@@ -29,6 +34,7 @@ class DockerEngine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._layered: set[str] = set()
         self._info: Soon[Mapping[str, Any]] = Soon(self._ask_what_it_is)  # takes 10 ms, and is wanted a little later
 
     @classmethod
@@ -47,12 +53,15 @@ class DockerEngine:
 
     @cached_property
     def identity(self) -> str:
+        return self._connection.dialect.identity(self._connection.address, self._what_it_is)
+
+    @cached_property
+    def _what_it_is(self) -> Mapping[str, Any]:
         with engine_errors("say what it is"):
             try:
-                info = self._info.get()
+                return self._info.get()
             except Exception:  # noqa: BLE001 - whatever it was: it is asked once more
-                info = self._ask_what_it_is()
-            return self._connection.dialect.identity(self._connection.address, info)
+                return self._ask_what_it_is()
 
     @property
     def platform(self) -> str:
@@ -122,7 +131,20 @@ class DockerEngine:
                 return True
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
+        if image.id in self._layered:
+            labels = {**labels, LAYERED_LABEL: image.id}
         return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
+
+    def add_layer(self, image: StoredImage, archive: Iterable[bytes]) -> StoredImage | None:
+        if not self._connection.dialect.takes_layers(self._what_it_is):
+            return None
+        labels = {OWNER_LABEL: this_process().to_label()}
+        made = add_layer(self._connection, image, archive, labels, most=_LARGEST_LAYER)
+        self._layered.add(made.id)
+        return made
+
+    def remove_layered(self, image: StoredImage) -> None:
+        remove_layered(self._connection, image.id)
 
     def sweep(self) -> list[str]:
         here = this_process()
@@ -145,6 +167,11 @@ class DockerEngine:
                         raise
                 else:
                     swept.append(name)
+            query = {"filters": json.dumps({"reference": [REPOSITORY]})}
+            for found in self._connection.ask_for_list("/images/json", query=query):
+                owner = Process.from_label((found.get("Labels") or {}).get(OWNER_LABEL, ""))
+                if owner is not None and provably_gone(owner, here, start_of):
+                    remove_layered(self._connection, found["Id"])
         return swept
 
     def close(self) -> None:

@@ -91,6 +91,10 @@ class Podman(Dialect):
             return False
         return super().remove_image(connection, inspection)
 
+    def takes_layers(self, info: Mapping[str, Any]) -> bool:
+        """It wants all of them (containers/image v5.23.1, docker/internal/tarfile/src.go, ``prepareLayerData``)."""
+        return False
+
     def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """With an image it removes the untagged ones below it, whosever they are, in spite of ``noprune``
         (pkg/api/handlers/compat/images_remove.go). Podman's own interface heeds it, and numbers its failures

@@ -41,7 +41,7 @@ _KILL_WITHIN: Final = 4.0
 _END_SEEN_WITHIN: Final = 3.0
 """Seconds within which an engine says that a container has ended, when it has said so of a command in it."""
 
-_SMALL: Final = 1 << 20
+_SMALL: Final = 4 << 20
 """Bytes of an archive that is given to the main process, and held in memory until then."""
 
 _STEP: Final = 120.0

@@ -1,0 +1,130 @@
+"""Files handed to the engine as a layer of an image, which it writes once.
+
+What is put into a container is written there, written again as a layer by the commit, and removed from the container
+file by file. The engine takes an image of which it has the lower layers without being sent those:
+https://github.com/moby/moby/blob/v20.10.24/image/tarexport/load.go, ``Load``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import IO, Any, Final
+
+from pytest_stagebuild.engines.docker import keeper
+from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
+from pytest_stagebuild.engines.docker.dialect import remove_name
+from pytest_stagebuild.engines.docker.transport import Refused
+from pytest_stagebuild.engines.protocol import StoredImage
+from pytest_stagebuild.errors import EngineError
+
+REPOSITORY: Final = "stagebuild-source"
+"""Under which such an image has a name until something is made of it, or nothing will be."""
+
+_PIECE: Final = 1 << 20
+
+
+def add_layer(
+    connection: Connection, image: StoredImage, archive: Iterable[bytes], labels: Mapping[str, str], *, most: int
+) -> StoredImage:
+    """An image like ``image`` with a layer more, and with these labels too; to be removed by :func:`remove_layered`.
+
+    Raises :class:`EngineError` where the engine does not make it, and for an archive of more than ``most`` bytes.
+    """
+    name = f"{REPOSITORY}:{keeper.new_token()[:16]}"
+    try:
+        with tempfile.TemporaryFile() as layer, engine_errors("take the files as a layer"):
+            layers = (*image.layers, _write(layer, archive, most))
+            base = connection.inspect_image(image.id)
+            saved = _saved(name, _configuration(base, layers, labels), layer)
+            _check(connection.open("POST", "/images/load", query={"quiet": "1"}, body=saved).whole())
+            return _made(connection, name, layers)
+    except BaseException:
+        with suppress(EngineError):
+            remove_layered(connection, name)
+        raise
+
+
+def remove_layered(connection: Connection, image: str) -> None:
+    """Have no name for it any more, by its id or its name: it goes, if nothing was made of it, else with that."""
+    with engine_errors(f"remove the image {image}"):
+        try:
+            for name in connection.inspect_image(image)["RepoTags"] or ():
+                if str(name).startswith(f"{REPOSITORY}:"):
+                    remove_name(connection, str(name))
+        except Refused as error:
+            if error.status not in (404, 409):
+                raise
+
+
+def _write(layer: IO[bytes], archive: Iterable[bytes], most: int) -> str:
+    digest = hashlib.sha256()
+    try:
+        for piece in archive:
+            digest.update(piece)
+            layer.write(piece)
+            if layer.tell() > most:
+                raise EngineError(f"the files are more than {most} bytes")
+    except OSError as error:
+        raise EngineError(f"the files cannot be held: {error.strerror}") from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _configuration(base: Mapping[str, Any], layers: Sequence[str], labels: Mapping[str, str]) -> dict[str, Any]:
+    """https://github.com/opencontainers/image-spec/blob/v1.0.2/config.md, with a history entry for each layer."""
+    config = dict(base.get("Config") or {})
+    config["Labels"] = {**(config.get("Labels") or {}), **labels}
+    lower = [{"created": base.get("Created"), "comment": "of the base image"} for _ in layers[1:]]
+    now = datetime.now(timezone.utc).isoformat()
+    platform = {"architecture": base["Architecture"], "os": base["Os"], "variant": base.get("Variant")}
+    return {
+        **{name: value for name, value in platform.items() if value},
+        "created": now,
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": layers},
+        "history": [*lower, {"created": now, "comment": "the source, by pytest-stagebuild"}],
+    }
+
+
+def _saved(name: str, config: Mapping[str, Any], layer: IO[bytes]) -> Iterator[bytes]:
+    """What ``docker save`` would write, without the lower layers."""
+    files = [f"{number}.tar" for number, _ in enumerate(config["history"])]
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": files}]
+    for path, value in (("config.json", config), ("manifest.json", manifest)):
+        yield from _member(path, io.BytesIO(json.dumps(value).encode()))
+    yield from _member(files[-1], layer)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _member(path: str, content: IO[bytes]) -> Iterator[bytes]:
+    header = tarfile.TarInfo(path)
+    header.size = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    yield header.tobuf(tarfile.GNU_FORMAT)
+    while piece := content.read(_PIECE):
+        yield piece
+    yield bytes(-header.size % tarfile.BLOCKSIZE)
+
+
+def _check(said: bytes) -> None:
+    """Raise :class:`EngineError` where one of the engine's messages is of an error: it has said by then that all is
+    well.
+    """
+    for line in said.splitlines():
+        with suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict) and "error" in message:
+                raise EngineError(f"the engine could not take the files as a layer: {message['error']}")
+
+
+def _made(connection: Connection, name: str, layers: tuple[str, ...]) -> StoredImage:
+    made = connection.stored_image(name)
+    if made.layers != layers:
+        raise EngineError(f"the engine has made other layers of the files than it was given: {made.layers}")
+    return made
