@@ -6,14 +6,17 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_engine import IMAGE, own_engine
 from worlds import World, members_of, run, tar_of
 
 from pytest_stagebuild.engines.docker import DockerEngine, layers
+from pytest_stagebuild.engines.docker.transport import Response, UnixSocket
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import Engine, Owner, StoredImage, TakesLayers
 from pytest_stagebuild.errors import EngineError
@@ -162,6 +165,31 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert docker.find_image(of_mine.id)
     finally:
         docker.remove_layered(of_mine)
+    assert left(docker) == before
+
+
+def test_an_interrupt_while_the_engine_takes_it_leaves_nothing(
+    docker_world: World, docker: DockerEngine, tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = UnixSocket.request
+
+    def interrupted(self: UnixSocket, method: str, target: str, *, body: Any, **more: Any) -> Response:
+        if "/images/load" not in target:
+            return request(self, method, target, body=body, **more)
+        sent = threading.Event()
+
+        def noted() -> Iterator[bytes]:
+            yield from body
+            sent.set()
+
+        threading.Thread(target=lambda: request(self, method, target, body=noted(), **more).whole()).start()
+        sent.wait()
+        raise KeyboardInterrupt
+
+    before = left(docker)
+    monkeypatch.setattr(UnixSocket, "request", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        docker.add_layer(docker_world.image, sent(tree))
     assert left(docker) == before
 
 

@@ -12,6 +12,8 @@ import io
 import json
 import tarfile
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -20,12 +22,15 @@ from typing import IO, Any, Final
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
 from pytest_stagebuild.engines.docker.dialect import remove_name
-from pytest_stagebuild.engines.docker.transport import Refused
+from pytest_stagebuild.engines.docker.transport import Lost, Refused
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError
 
 REPOSITORY: Final = "stagebuild-source"
 """Under which such an image has a name until something is made of it, or nothing will be."""
+
+_MADE_WITHIN: Final = 10.0
+"""Seconds to wait for an image that nobody wants any more: where it comes later, the next run removes it."""
 
 _PIECE: Final = 1 << 20
 
@@ -38,14 +43,17 @@ def add_layer(
     Raises :class:`EngineError` where the engine does not make it, and for an archive of more than ``most`` bytes.
     """
     name = f"{REPOSITORY}:{keeper.new_token()[:16]}"
+    sent = threading.Event()
     try:
         with tempfile.TemporaryFile() as layer, engine_errors("take the files as a layer"):
             layers = (*image.layers, _write(layer, archive, most))
             base = connection.inspect_image(image.id)
-            saved = _saved(name, _configuration(base, layers, labels), layer)
+            saved = _saved(name, _configuration(base, layers, labels), layer, sent)
             _check(connection.open("POST", "/images/load", query={"quiet": "1"}, body=saved).whole())
             return _made(connection, name, layers)
-    except BaseException:
+    except BaseException as error:
+        if sent.is_set() and not isinstance(error, EngineError):
+            _wait_for(connection, name)  # the engine goes on with it, whoever waits for that
         with suppress(EngineError):
             remove_layered(connection, name)
         raise
@@ -92,14 +100,25 @@ def _configuration(base: Mapping[str, Any], layers: Sequence[str], labels: Mappi
     }
 
 
-def _saved(name: str, config: Mapping[str, Any], layer: IO[bytes]) -> Iterator[bytes]:
-    """What ``docker save`` would write, without the lower layers."""
+def _saved(name: str, config: Mapping[str, Any], layer: IO[bytes], sent: threading.Event) -> Iterator[bytes]:
+    """What ``docker save`` would write, without the lower layers; ``sent`` is set when all of it was taken."""
     files = [f"{number}.tar" for number, _ in enumerate(config["history"])]
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": files}]
     for path, value in (("config.json", config), ("manifest.json", manifest)):
         yield from _member(path, io.BytesIO(json.dumps(value).encode()))
     yield from _member(files[-1], layer)
     yield bytes(2 * tarfile.BLOCKSIZE)
+    sent.set()
+
+
+def _wait_for(connection: Connection, name: str) -> None:
+    deadline = time.monotonic() + _MADE_WITHIN
+    with suppress(Lost):
+        while time.monotonic() < deadline:
+            with suppress(Refused):
+                connection.inspect_image(name)
+                return
+            time.sleep(0.05)
 
 
 def _member(path: str, content: IO[bytes]) -> Iterator[bytes]:
