@@ -116,6 +116,10 @@ class MainProcess:
                 self._reader.join(timeout=5)
         self._response.close()
 
+    def _is_running(self) -> bool:
+        """Whether what comes is the output of a command, and nobody waits for an answer of ours."""
+        return self._command is not None and not self._command.over
+
     def _tell(self, what: bytes) -> None:
         try:
             if self._socket is not None:
@@ -129,7 +133,7 @@ class MainProcess:
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            for stream, piece in frames(paced(self._response.read)):
+            for stream, piece in frames(paced(self._response.read, may_rest=self._is_running)):
                 beside, command, step = self._beside, self._command, self._step
                 if beside is not None and (stream == "stderr" or command is None):
                     beside.take(stream, piece)
