@@ -48,7 +48,6 @@ def run_to_checkpoint(
     if layered:
         ground = layered.ground
         sent = Sent(layered.upload.files, layered.upload.size)
-        step("source sent as a layer")
     with workplace.sandbox(
         ground,
         labels=labels,
@@ -68,7 +67,8 @@ def run_to_checkpoint(
             output=output,
         )
         step("command ended")
-        surprises = (*(layered.upload.surprises if layered else ()), *upload.surprises)
+        first = layered.upload.surprises if layered else ()
+        surprises = tuple(dict.fromkeys((*first, *upload.surprises)))
         sent = Sent(sent.files + upload.files, sent.size + upload.size)
         run = StageRun(ended, upload.sent, surprises, sent, sandbox.end_processes())
         step("processes ended")

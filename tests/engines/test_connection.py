@@ -196,3 +196,82 @@ def test_certificates_that_are_missing_are_named(configured: pytest.MonkeyPatch,
 def test_a_context_that_does_not_exist_is_named_and_no_other_is_taken(configured: pytest.MonkeyPatch) -> None:
     configured.setenv("DOCKER_CONTEXT", "elsewhere")
     assert refusal() == tried("what the docker command is configured for: context 'elsewhere' not found")
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_headers_that_the_docker_command_sends_are_sent(
+    configured: pytest.MonkeyPatch, folder: Path, kind: str
+) -> None:
+    (folder / "config.json").write_text('{"HttpHeaders": {"X-Meta": "ours"}}')
+    configured.setenv("DOCKER_CONFIG", str(folder))
+    heard: list[bytes] = []
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind(f"{folder}/docker.sock" if kind == "unix" else ("127.0.0.1", 0))
+        listener.listen()
+        port = "" if kind == "unix" else listener.getsockname()[1]
+        configured.setenv(
+            "DOCKER_HOST", f"unix://{folder}/docker.sock" if kind == "unix" else f"tcp://127.0.0.1:{port}"
+        )
+
+        def refuse() -> None:
+            with listener.accept()[0] as asking:
+                while b"\r\n\r\n" not in (heard[-1] if heard else b""):
+                    heard.append((heard[-1] if heard else b"") + asking.recv(4096))
+                asking.sendall(b'HTTP/1.1 403 Forbidden\r\nContent-Length: 21\r\n\r\n{"message": "no way"}')
+
+        answering = threading.Thread(target=refuse)
+        answering.start()
+        said = refusal()
+        answering.join()
+    assert said.splitlines()[1].endswith("(from DOCKER_HOST): no way")
+    assert b"X-Meta: ours\r\n" in heard[-1]
+
+
+def test_an_engine_that_is_too_old_says_so(configured: pytest.MonkeyPatch, folder: Path) -> None:
+    configured.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/docker.sock")
+        listener.listen()
+
+        def answer() -> None:
+            with listener.accept()[0] as asking:
+                asking.recv(4096)
+                asking.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.30"}')
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        said = refusal()
+        answering.join()
+    assert "its interface has the version 1.30, and 1.35 is needed: update the engine" in said
+
+
+def test_what_speaks_something_else_at_a_socket_is_said_to_be_no_engine(
+    configured: pytest.MonkeyPatch, folder: Path
+) -> None:
+    configured.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/docker.sock")
+        listener.listen()
+
+        def answer() -> None:
+            with listener.accept()[0] as asking:
+                asking.recv(4096)
+                asking.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        said = refusal()
+        answering.join()
+    assert said == tried(f"unix://{folder}/docker.sock (from DOCKER_HOST): what answers there is no Docker engine")
+
+
+def test_a_user_without_a_home_reaches_the_usual_socket(configured: pytest.MonkeyPatch) -> None:
+    configured.delenv("HOME", raising=False)
+    configured.setattr("os.path.expanduser", lambda path: path)
+    configured.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    configured.setenv("DOCKER_HOST", "unix:///none.sock")
+    assert "absent" in refusal()
+    configured.delenv("DOCKER_HOST")
+    with contextlib.suppress(EngineUnavailable):
+        connect("docker")[0].close()

@@ -16,6 +16,7 @@ from own_engine import IMAGE, own_engine
 from worlds import World, members_of, run, tar_of
 
 from pytest_stagebuild.engines.docker import DockerEngine, layers
+from pytest_stagebuild.engines.docker import engine as docker_engine
 from pytest_stagebuild.engines.docker.transport import Response, UnixSocket
 from pytest_stagebuild.engines.owner import this_process
 from pytest_stagebuild.engines.protocol import Engine, Owner, StoredImage, TakesLayers
@@ -165,6 +166,35 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert docker.find_image(of_mine.id)
     finally:
         docker.remove_layered(of_mine)
+    assert left(docker) == before
+
+
+def test_what_nobody_can_be_asked_about_goes_after_a_day(
+    docker_world: World, docker: DockerEngine, tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = layered(docker, docker_world.image, sent(tree))
+    try:
+        monkeypatch.setattr(docker_engine, "provably_gone", lambda *_: False)
+        monkeypatch.setattr(docker_engine, "_DAY", 3600)
+        docker.sweep()
+        assert docker.find_image(made.id)
+        monkeypatch.setattr(docker_engine, "_DAY", -3600)
+        with docker_world.sandbox(made):
+            docker.sweep()
+            assert docker.find_image(made.id)
+        docker.sweep()
+        assert not docker.find_image(made.id)
+    finally:
+        docker.remove_layered(made)
+
+
+def test_one_that_a_killed_run_left_its_name_goes_with_what_was_made_of_it_too(
+    docker_world: World, docker: DockerEngine, tree: SourceTree
+) -> None:
+    before = left(docker)
+    with docker_world.sandbox(layered(docker, docker_world.image, sent(tree))) as sandbox:
+        checkpoint = sandbox.commit(docker_world.name(), docker_world.labels)
+    assert docker.remove_image(checkpoint.id)
     assert left(docker) == before
 
 

@@ -54,6 +54,8 @@ def test_it_is_there_and_is_reused(new_project, layers):
     assert "\n3000\n2999" in run.output
     (project.root / ".stagebuild/stagebuild.lock").unlink()
     assert project.stagebuild().outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
+    project.write({"many/5": "edited, and used by nobody"})
+    assert project.stagebuild().outcomes() == {"install": "CACHED", "build": "CACHED", "test": "ran"}
     project.write({"many/2999": "edited"})
     run = project.stagebuild("-v")
     assert run.outcomes()["install"] == "ran"
@@ -116,6 +118,14 @@ def test_a_secret_in_it_is_found_as_in_any_other(new_project, layers):
     assert "TOKEN" in run.row("install")
     project.write({"many/7": "nothing"})
     assert project.stagebuild(env={"TOKEN": "correct-horse-battery"}).code == 0
+    assert layers(image_of(project, "install")) == 1
+
+
+def test_what_would_remove_files_in_a_layer_is_sent_as_any_other(new_project, layers):
+    command = "test -f many/.wh.3 && test -f many/3"
+    project = new_project(install_cmd=command, build_cmd="true", test_cmd="true")
+    project.write({**MANY, "many/.wh.3": ""})
+    assert project.stagebuild().outcomes()["install"] == "ran"
     assert layers(image_of(project, "install")) == 1
 
 

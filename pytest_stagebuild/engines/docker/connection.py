@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from functools import cached_property
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -203,14 +203,15 @@ class _Candidate:
     def _transport(self) -> Transport:
         scheme, _, path = self.address.partition("://")
         if scheme == "unix":
-            return UnixSocket("/" + path.lstrip("/"))
+            return UnixSocket("/" + path.lstrip("/"), _headers())
         from docker import APIClient
         from docker.constants import MINIMUM_DOCKER_API_VERSION
         from docker.errors import DockerException
 
         try:
             # Else the SDK would ask for the version, to choose that of the interface.
-            return BySdk(APIClient(timeout=PATIENT, version=MINIMUM_DOCKER_API_VERSION, **self.arguments))
+            client = APIClient(timeout=PATIENT, version=MINIMUM_DOCKER_API_VERSION, **self.arguments)
+            return BySdk(client, _headers())
         except DockerException as error:
             raise ValueError(str(error)) from error
 
@@ -231,8 +232,8 @@ def _candidates(failures: list[str]) -> Iterator[_Candidate]:
     yield _Candidate(address, arguments)
     # Rootless Docker and Docker Desktop where nobody has made their socket the context.
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    for folder in ([Path(runtime)] if runtime else []) + [Path.home() / ".docker/run"]:
-        url = f"unix://{folder / 'docker.sock'}"
+    for folder in filter(None, (runtime, _home(".docker/run"))):
+        url = f"unix://{folder}/docker.sock"
         yield _Candidate(url, {"base_url": url})
 
 
@@ -259,17 +260,32 @@ def _configured() -> tuple[dict[str, Any], str]:
 
 
 def _current_context() -> str:
-    """What ``docker context use`` has chosen; found as the SDK finds it, docker/utils/config.py, docker/context."""
-    folder = os.environ.get("DOCKER_CONFIG")
-    for path in ([Path(folder)] if folder else []) + [Path.home() / ".docker"]:
+    """What ``docker context use`` has chosen."""
+    return str(_docker_configuration().get("currentContext") or "default")
+
+
+def _headers() -> Mapping[str, str]:
+    """What the docker command sends along with each request: https://docs.docker.com/reference/cli/docker/."""
+    configured = _docker_configuration().get("HttpHeaders")
+    headers = configured if isinstance(configured, dict) else {}
+    return {"User-Agent": "pytest-stagebuild", **{str(name): str(value) for name, value in headers.items()}}
+
+
+def _home(path: str) -> str:
+    return os.path.expanduser(f"~/{path}")  # noqa: PTH111 - Path's raises where there is none
+
+
+def _docker_configuration() -> Mapping[str, Any]:
+    """The docker command's own, empty where there is none; found as the SDK finds it (docker/utils/config.py)."""
+    for folder in filter(None, (os.environ.get("DOCKER_CONFIG"), _home(".docker"))):
         try:
-            configuration = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            return str(configuration.get("currentContext") or "default")
-        except FileNotFoundError:  # noqa: PERF203 - the next is looked for
+            found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
             continue
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
             break
-    return "default"
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _accepted(
@@ -325,7 +341,7 @@ def _why(error: BaseException) -> str:
                 return _DENIED
             case socket.gaierror():
                 return f"unknown host ({cause.strerror})"
-            case json.JSONDecodeError():
+            case json.JSONDecodeError() | BadStatusLine() if not isinstance(cause, RemoteDisconnected):
                 return "what answers there is no Docker engine"
             case TimeoutError():
                 return "no answer in time"

@@ -14,6 +14,9 @@ from pytest_stagebuild.engines.protocol import StoredImage
 if TYPE_CHECKING:
     from pytest_stagebuild.engines.docker.connection import Connection
 
+LAYERED: Final = "stagebuild-source"
+"""The name, before the colon, of an image that was given a layer, until something is made of it or nothing will be."""
+
 LAYERED_LABEL: Final = "pytest-stagebuild.layered"
 """Of an image that was made on one that was given a layer: that one's id."""
 
@@ -66,12 +69,13 @@ class Dialect:
         return removed
 
     def _remove_layered(self, connection: Connection, inspection: Mapping[str, Any]) -> None:
-        """Remove what an image was made of where that was made for it, has no name, and nobody else needs it."""
+        """Remove what an image was made of where that was made for it, and nobody else needs it or has named it."""
         parent = str(inspection.get("Parent") or "")
         if parent and ((inspection.get("Config") or {}).get("Labels") or {}).get(LAYERED_LABEL) == parent:
             try:
-                if not connection.inspect_image(parent)["RepoTags"]:
-                    remove_name(connection, parent)
+                names = connection.inspect_image(parent)["RepoTags"] or [parent]
+                if len(names) == 1 and names[0].startswith((parent, f"{LAYERED}:")):
+                    remove_name(connection, names[0])
             except Refused as error:
                 if error.status not in (404, 409):
                     raise

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from typing import Any, Final
 
 from pytest_stagebuild.ahead import Soon
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, open_connection
-from pytest_stagebuild.engines.docker.dialect import LAYERED_LABEL
+from pytest_stagebuild.engines.docker.dialect import LAYERED, LAYERED_LABEL
 from pytest_stagebuild.engines.docker.images import (
     PullBytes,
     is_id,
     parse_reference,
     registry_of,
 )
-from pytest_stagebuild.engines.docker.layers import REPOSITORY, add_layer, remove_layered
+from pytest_stagebuild.engines.docker.layers import add_layer, remove_layered
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.docker.transport import Refused, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
-from pytest_stagebuild.errors import ImageUnavailable
+from pytest_stagebuild.errors import EngineError, ImageUnavailable
+
+_DAY: Final = 24 * 3600
+"""In seconds."""
 
 _LARGEST_LAYER: Final = 256 << 20
 """In bytes: it is held in a file on its way, and what is large is not slow for the number of its files."""
@@ -167,12 +171,22 @@ class DockerEngine:
                         raise
                 else:
                     swept.append(name)
-            query = {"filters": json.dumps({"reference": [REPOSITORY]})}
-            for found in self._connection.ask_for_list("/images/json", query=query):
-                owner = Process.from_label((found.get("Labels") or {}).get(OWNER_LABEL, ""))
-                if owner is not None and provably_gone(owner, here, start_of):
-                    remove_layered(self._connection, found["Id"])
+        self._sweep_layered(here)
         return swept
+
+    def _sweep_layered(self, here: Process) -> None:
+        """Remove what runs that were killed had given a layer, where they are provably gone, or a day has passed: such
+        an image is needed for as long as a stage runs, and then the engine refuses.
+        """
+        with engine_errors("list its images"):
+            query = {"filters": json.dumps({"reference": [LAYERED]})}
+            listed = self._connection.ask_for_list("/images/json", query=query)
+        for found in listed:
+            owner = Process.from_label((found.get("Labels") or {}).get(OWNER_LABEL, ""))
+            gone = owner is not None and provably_gone(owner, here, start_of)
+            if gone or found["Created"] < time.time() - _DAY:
+                with suppress(EngineError):  # another run sweeps it at this moment, or the next one will
+                    remove_layered(self._connection, found["Id"])
 
     def close(self) -> None:
         self._connection.close()

@@ -21,15 +21,12 @@ from typing import IO, Any, Final
 
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
-from pytest_stagebuild.engines.docker.dialect import remove_name
+from pytest_stagebuild.engines.docker.dialect import LAYERED, remove_name
 from pytest_stagebuild.engines.docker.transport import Lost, Refused
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError
 
-REPOSITORY: Final = "stagebuild-source"
-"""Under which such an image has a name until something is made of it, or nothing will be."""
-
-_MADE_WITHIN: Final = 10.0
+_MADE_WITHIN: Final = 3.0
 """Seconds to wait for an image that nobody wants any more: where it comes later, the next run removes it."""
 
 _PIECE: Final = 1 << 20
@@ -42,10 +39,10 @@ def add_layer(
 
     Raises :class:`EngineError` where the engine does not make it, and for an archive of more than ``most`` bytes.
     """
-    name = f"{REPOSITORY}:{keeper.new_token()[:16]}"
+    name = f"{LAYERED}:{keeper.new_token()[:16]}"
     sent = threading.Event()
     try:
-        with tempfile.TemporaryFile() as layer, engine_errors("take the files as a layer"):
+        with _held() as layer, engine_errors("take the files as a layer"):
             layers = (*image.layers, _write(layer, archive, most))
             base = connection.inspect_image(image.id)
             saved = _saved(name, _configuration(base, layers, labels), layer, sent)
@@ -64,11 +61,18 @@ def remove_layered(connection: Connection, image: str) -> None:
     with engine_errors(f"remove the image {image}"):
         try:
             for name in connection.inspect_image(image)["RepoTags"] or ():
-                if str(name).startswith(f"{REPOSITORY}:"):
+                if str(name).startswith(f"{LAYERED}:"):
                     remove_name(connection, str(name))
         except Refused as error:
             if error.status not in (404, 409):
                 raise
+
+
+def _held() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise EngineError(f"the files cannot be held: {error.strerror}") from error
 
 
 def _write(layer: IO[bytes], archive: Iterable[bytes], most: int) -> str:

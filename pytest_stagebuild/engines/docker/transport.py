@@ -126,8 +126,8 @@ class UnixSocket:
 
     is_plain: Final = True
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, headers: Mapping[str, str]) -> None:
+        self._path, self._headers = path, headers
 
     def request(
         self, method: str, target: str, *, body: Body, headers: Mapping[str, str], timeout: float | None
@@ -136,7 +136,7 @@ class UnixSocket:
         errors = (OSError, http.client.HTTPException)
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # an engine that takes no more says why, and closes
-                connection.request(method, target, body, dict(headers))
+                connection.request(method, target, body, {**self._headers, **headers})
             response = connection.getresponse()
         except BaseException as error:
             connection.close()
@@ -163,8 +163,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class BySdk:
     """Through a client of the SDK's."""
 
-    def __init__(self, client: APIClient) -> None:
-        self._client = client
+    def __init__(self, client: APIClient, headers: Mapping[str, str]) -> None:
+        self._client, self._headers = client, headers
 
     @property
     def is_plain(self) -> bool:
@@ -181,7 +181,7 @@ class BySdk:
                 method,
                 f"{self._client.base_url}{target}",
                 data=body,
-                headers={"Accept-Encoding": "identity", **headers},
+                headers={"Accept-Encoding": "identity", **self._headers, **headers},
                 stream=True,
                 timeout=timeout,
             )
