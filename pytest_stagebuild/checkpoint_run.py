@@ -17,7 +17,15 @@ from pytest_stagebuild.checkpoint import (
 )
 from pytest_stagebuild.downloads import KeptDownloads
 from pytest_stagebuild.engines.protocol import OutputSink
-from pytest_stagebuild.execution import Ground, StageRun, Workplace, clear_run_folder, image_name, with_own_programs
+from pytest_stagebuild.execution import (
+    Begun,
+    Ground,
+    StageRun,
+    Workplace,
+    clear_run_folder,
+    image_name,
+    with_own_programs,
+)
 from pytest_stagebuild.inputs import Inputs, Matching, Whole
 from pytest_stagebuild.secrets import search
 from pytest_stagebuild.stage import CheckpointStage, Sent, Stage
@@ -32,18 +40,20 @@ def run_to_checkpoint(
     components: Mapping[str, object],
     output: OutputSink,
     step: Callable[[str], None],
+    begun: Begun | None = None,
 ) -> StageRun:
     """Run a stage and commit what it left, where its command exited 0 and no secret is in what it wrote.
 
-    The caller records the checkpoint; until then the image's own labels and record vouch for it.
+    ``begun`` is its sandbox, where that has been begun. The caller records the checkpoint; until then the image's own
+    labels and record vouch for it.
     """
     name: CheckpointStage = "install" if stage.name == "install" else "build"
-    uuid = str(uuids.uuid4())
+    uuid = begun.uuid if begun else str(uuids.uuid4())
     project = str(components["project"])
     labels = labels_of(uuid, name, key_of(components), ground.parent, project)
     files = watch_files(workplace.tree.manifest) if stage.inputs == "traced" else {}
     downloads = KeptDownloads.of(workplace, stage, ground.image.config)
-    layered = workplace.layered(ground)
+    layered = None if begun else workplace.layered(ground)
     base, sent = ground.image, Sent(0, 0)
     if layered:
         ground = layered.ground
@@ -57,6 +67,7 @@ def run_to_checkpoint(
         files=files,
         members=downloads.members if downloads else None,
         afterwards=layered.remove if layered else None,
+        begun=begun.sandbox if begun else None,
     ) as (sandbox, upload):
         watch = Watch(sandbox) if stage.inputs == "traced" else None
         ended = sandbox.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import posixpath
+import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import field
@@ -19,6 +20,8 @@ from pytest_stagebuild.checkpoint import (
     RUN_FOLDER,
     Checkpoint,
     Record,
+    key_of,
+    labels_of,
 )
 from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage, TakesLayers
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
@@ -30,7 +33,7 @@ from pytest_stagebuild.secrets import Leak
 from pytest_stagebuild.source import SourceTree, Upload, removal_script
 from pytest_stagebuild.source.manifest import Manifest
 from pytest_stagebuild.source.version import ScmVersion
-from pytest_stagebuild.stage import Sent
+from pytest_stagebuild.stage import Sent, Stage
 from pytest_stagebuild.tar import archive_of, members_of, writable_file
 from pytest_stagebuild.values import dataclass
 
@@ -146,12 +149,8 @@ class Workplace:
 
         None where it is to be sent into the sandbox: also where secrets are looked for among what a sandbox was sent.
         """
-        engine, few = self.engine, self.tree.manifest.count < MANY_FILES
-        if few or ground.manifest is not None or self.secrets or not isinstance(engine, TakesLayers):
-            return None
-        if ground.image.config.user not in _ROOT or len(ground.image.layers) > _MOST_LAYERS:
-            return None
-        if any("/.wh." in f"/{path}" for path in self.tree.manifest.entries):  # what removes files in a layer
+        engine = self.engine
+        if not isinstance(engine, TakesLayers) or not self.may_be_layered(ground):
             return None
         from pytest_stagebuild.trace import PROBES  # a run that reuses everything needs none of it
 
@@ -165,6 +164,18 @@ class Workplace:
             return None
         made = Ground(image, ground.parent, upload.sent, ground.created)
         return Layered(made, upload, partial(_remove_layered, engine, image))
+
+    def may_be_layered(self, ground: Ground) -> bool:
+        """Whether :meth:`layered` is worth a try."""
+        return (
+            self.tree.manifest.count >= MANY_FILES
+            and ground.manifest is None
+            and not self.secrets
+            and isinstance(self.engine, TakesLayers)
+            and ground.image.config.user in _ROOT
+            and len(ground.image.layers) <= _MOST_LAYERS
+            and not any("/.wh." in f"/{path}" for path in self.tree.manifest.entries)  # they remove files in a layer
+        )
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,36 @@ def started_sandbox(engine: Engine, checkpoint: Checkpoint, *, network: bool, ti
     found = engine.find_image(checkpoint.image) if checkpoint.engine == engine.identity else None
     if found is None:
         raise ImageUnavailable(f"the image of {checkpoint} is gone. Run again.")
-    with _new_sandbox(engine, found, {}, network=network, timeout=timeout) as sandbox:
+    with _started(engine, found, {}, network=network, timeout=timeout) as sandbox:
+        yield sandbox
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A sandbox on ``ground`` for a stage that has to run, started, with nothing sent to it yet.
+
+    It is for the checkpoint ``uuid`` with this ``key``.
+    """
+
+    key: str
+    uuid: str
+    ground: Ground
+    sandbox: Ahead[Sandbox]
+
+
+def begin_stage(workplace: Workplace, stage: Stage, ground: Ground, components: Mapping[str, object]) -> Begun:
+    """Have the sandbox of a stage made while other things go on."""
+    key, uuid = key_of(components), str(uuids.uuid4())
+    labels = labels_of(uuid, stage.name, key, ground.parent, str(components["project"]))
+    opening = _started(workplace.engine, ground.image, labels, network=stage.network, timeout=stage.timeout)
+    return Begun(key, uuid, ground, Ahead(lambda _: opening))
+
+
+@contextlib.contextmanager
+def _started(
+    engine: Engine, image: StoredImage, labels: Mapping[str, str], *, network: bool, timeout: float
+) -> Iterator[Sandbox]:
+    with _new_sandbox(engine, image, labels, network=network, timeout=timeout) as sandbox:
         sandbox.start()
         yield sandbox
 

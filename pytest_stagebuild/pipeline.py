@@ -15,7 +15,7 @@ from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
 from pytest_stagebuild.engines.protocol import Engine, Sandbox
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import Ground, StageRun, Workplace, started_sandbox
+from pytest_stagebuild.execution import Begun, Ground, StageRun, Workplace, begin_stage, started_sandbox
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.inputs import Matching, Whole
 from pytest_stagebuild.interrupts import held_back
@@ -109,6 +109,7 @@ class Pipeline:
         self._planned = False
         self._looked: dict[str, Found | Missed] = {}
         self._begun: _Begun | None = None
+        self._begun_stage: Begun | None = None
         self._behind: list[threading.Thread] = []
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
@@ -194,39 +195,46 @@ class Pipeline:
         self._note(self._state.remove_old_artifacts())
         return self.result("test")
 
-    def begin_tests(self, selection: Selection, *, colours: bool, width: int, guess: Guess | None = None) -> None:
-        """Have the sandbox of the test stage made while other things go on, where what it stands on can be reused.
+    def begin(self, selection: Selection, *, colours: bool, width: int, guess: Guess | None = None) -> None:
+        """Have the first sandbox that this run needs made while other things go on: that of the first stage which
+        cannot be reused, or of the tests.
 
-        It costs nothing where nothing can, and what goes wrong will go wrong again where it is shown. A ``guess`` is
-        used where it was right.
+        What goes wrong will go wrong again where it is shown. A ``guess`` is used where it was right.
         """
-        if not foreseeable(self.settings) or self._begun:
+        if not foreseeable(self.settings) or self._begun or self._begun_stage:
             return
-        ground = self._ground_to_reuse()
-        if guess and (ground is None or ground.image.id != guess.image):
+        foreseen = self._foreseen()
+        of_tests = foreseen is not None and foreseen[0].name == "test"
+        if guess and not (of_tests and foreseen and foreseen[1].image.id == guess.image):
             self._do_behind(guess.sandbox.discard)
             guess = None
-        if ground is not None:
-            tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
-            suite = Suite(self._work, self.settings.stages["test"], ground, tests)
-            with held_back():  # or there might be one that nobody knows of
+        if foreseen is None:
+            return
+        stage, ground, components = foreseen
+        with held_back():  # or there might be one that nobody knows of
+            if of_tests:
+                tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
+                suite = Suite(self._work, stage, ground, tests)
                 self._begun = _Begun(suite, Ahead(partial(suite.sandbox, begun=guess.sandbox if guess else None)))
+            elif not self._work.may_be_layered(ground):
+                self._begun_stage = begin_stage(self._work, stage, ground, components)
 
-    def _ground_to_reuse(self) -> Ground | None:
-        """What the test stage stands on where neither of those before it has to run."""
+    def _foreseen(self) -> tuple[Stage, Ground, Mapping[str, object]] | None:
+        """The first stage that has to run, what it stands on, and what its key is made of; None where unknown."""
         try:
             if self.engine.find_image(wanted_image(self.settings, self.engine)) is None:
                 return None
             ground = self.base().ground
             for name in CHECKPOINT_NAMES:
-                components = self._components(self.settings.stages[name], ground.parent)
+                stage = self.settings.stages[name]
+                components = self._components(stage, ground.parent)
                 found = self._looked[key_of(components)] = self._store.find(components, self.tree.manifest)
                 if not isinstance(found, Found):
-                    return None
+                    return stage, ground, components
                 ground = _ground_of(found)
         except (StagebuildError, OSError):
             return None
-        return ground
+        return self.settings.stages["test"], ground, {}
 
     def remove_sandboxes(self) -> None:
         """Those that nobody uses any more; wait until they are gone."""
@@ -370,7 +378,13 @@ class Pipeline:
         self._observer.stage_started(stage, attempt.reason)
         with attempt.logged(self._log(stage.name)) as log:
             run = run_to_checkpoint(
-                self._work, stage, ground, components, log.write, lambda done: self._observer.step(stage.name, done)
+                self._work,
+                stage,
+                ground,
+                components,
+                log.write,
+                lambda done: self._observer.step(stage.name, done),
+                self._begun_for_stage(key_of(components), ground),
             )
         notes = (*run.notes, *self._after(stage, run))
         if run.checkpoint is None or run.record is None or run.image is None:
@@ -431,6 +445,9 @@ class Pipeline:
         if self._begun is not None:
             self._begun.sandbox.discard()
             self._begun = None
+        if self._begun_stage is not None:
+            self._begun_stage.sandbox.discard()
+            self._begun_stage = None
 
     def _wait_for_removals(self) -> None:
         for thread in self._behind:
@@ -444,6 +461,12 @@ class Pipeline:
             return begun.sandbox
         begun.sandbox.discard()
         return None
+
+    def _begun_for_stage(self, key: str, ground: Ground) -> Begun | None:
+        begun = self._begun_stage
+        if begun is None or begun.sandbox.is_taken:
+            return None
+        return begun if begun.key == key and begun.ground == ground else None
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = _ground_of(found)

@@ -70,7 +70,7 @@ class StagedRun:
         # What pytest collects by itself: with nothing to collect, nothing.
         self._config.args[:] = [] if self._config.option.stagebuild_plan else self._host_arguments
         if not (self._config.option.stagebuild_plan or self._config.option.collectonly) and "test" in self._stages:
-            self._stagebuild.pipeline.begin_tests(self._selection, guess=self._stagebuild.guess, **self._appearance)
+            self._stagebuild.pipeline.begin(self._selection, guess=self._stagebuild.guess, **self._appearance)
         if not self._host_tests:
             _end_without_collecting()
 

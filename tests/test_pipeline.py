@@ -82,7 +82,7 @@ class Place:
     def run(self, environ: dict[str, str] | None = None, **typed: object) -> dict[str, str]:
         """All stages; the outcome of each."""
         pipeline = self.open(environ, **typed)
-        pipeline.begin_tests(Selection(), colours=False, width=80)
+        pipeline.begin(Selection(), colours=False, width=80)
         pipeline.test(Selection(), tested_elsewhere=False)
         pipeline.close(prune=True)
         assert not self.engine.sandboxes
@@ -122,9 +122,9 @@ def test_a_second_run_reuses_both_checkpoints_and_tests_in_a_new_sandbox(place):
 def begun(place: Place, **typed: object) -> tuple[Pipeline, list[str]]:
     """A run whose tests have been begun, and the sandboxes that there are then."""
     pipeline = place.open(**typed)
-    pipeline.begin_tests(Selection(), colours=False, width=80)
-    if pipeline._begun:
-        pipeline._begun.sandbox._entered._thread.join()
+    pipeline.begin(Selection(), colours=False, width=80)
+    for one in filter(None, (pipeline._begun, pipeline._begun_stage)):
+        one.sandbox._entered._thread.join()
     return pipeline, list(place.engine.sandboxes)
 
 
@@ -171,7 +171,7 @@ def guess_and_test(place: Place, *, failing: bool = False) -> tuple[str, int, in
     place.engine.fail_at.clear()
     begun = place.engine.calls.count("sandbox")
     pipeline = place.open()
-    pipeline.begin_tests(Selection(), guess=guess, colours=False, width=80)
+    pipeline.begin(Selection(), guess=guess, colours=False, width=80)
     result = pipeline.test(Selection(), tested_elsewhere=False)
     pipeline.close(prune=True)
     assert not place.engine.sandboxes
@@ -226,11 +226,42 @@ def test_a_sandbox_that_cannot_be_removed_is_told_and_fails_nothing(place):
     assert pipeline.report().notes == ("a sandbox was not removed: the engine could not remove the container: busy",)
 
 
-def test_nothing_is_begun_on_a_checkpoint_that_is_not_there(place):
-    assert begun(place)[1] == []
-    place.run()
-    (place.root / "a.txt").write_text("new")
-    assert begun(place)[1] == []
+@pytest.mark.parametrize(
+    ("edited", "stage", "made"), [("", "install", 3), ("a.txt", "install", 3), ("b.txt", "build", 2)]
+)
+def test_the_sandbox_of_the_first_stage_that_has_to_run_is_begun(place, edited, stage, made):
+    if edited:
+        place.run()
+        (place.root / edited).write_text("new")
+    place.engine.calls.clear()
+    pipeline, sandboxes = begun(place)
+    assert len(sandboxes) == 1
+    result = pipeline.test(Selection(), tested_elsewhere=False)
+    pipeline.close(prune=True)
+    assert place.engine.calls.count("sandbox") == made  # that, and one for each stage after it
+    assert not place.engine.sandboxes
+    assert [one.outcome for one in (pipeline.result(stage), result)] == ["ran", "ran"]
+    assert place.run() == REUSED
+
+
+def test_what_was_begun_for_a_stage_that_another_run_has_made_meanwhile_is_removed(place):
+    pipeline, sandboxes = begun(place)
+    other = place.open()
+    other.test(Selection(), tested_elsewhere=False)
+    other.close(prune=True)
+    assert pipeline.result("install").outcome == "cached"
+    pipeline.close(prune=True)
+    assert sandboxes
+    assert not place.engine.sandboxes
+
+
+def test_an_engine_that_fails_to_begin_a_stage_is_asked_again(place):
+    place.engine.fail_at["sandbox"] = EngineError("the engine could not create a container: full")
+    pipeline, sandboxes = begun(place)
+    place.engine.fail_at.clear()
+    assert sandboxes == []
+    assert pipeline.result("install").outcome == "ran"
+    pipeline.close(prune=True)
 
 
 def test_an_engine_that_fails_to_begin_the_tests_fails_them(place):

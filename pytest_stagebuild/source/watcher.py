@@ -206,10 +206,9 @@ def use(folder: bytes) -> None:
     os.unlink(os.path.join(folder, b"copy"))
 
 
-def prove(queue: Queue, folder: bytes) -> Tree:
-    """Raise :class:`Unseen` unless every probe is seen that is used, and none that is not."""
+def prove(queue: Queue, folder: bytes, start: int) -> Tree:
+    """Raise :class:`Unseen` unless every probe is seen that is used from ``start`` on, and none that is not."""
     probes = Tree(queue, folder, [way.encode() for way in WAYS])
-    start = next_tick(folder)
     use(folder)
     queue.read()
     used, _ = probes.judge(start)
@@ -234,7 +233,8 @@ def last_event(queue: Queue, tree: Tree) -> None:
 def watch(root: bytes, listed: str, paths: "list[bytes]", probes: "list[bytes]") -> "dict[str, list[str]]":
     """Watch until the file ``listed`` is gone, and give the report."""
     queue = Queue()
-    proven = [prove(queue, folder) for folder in probes if os.path.isdir(folder)]
+    start = next_tick(probes[0])
+    proven = [prove(queue, folder, start) for folder in probes if os.path.isdir(folder)]
     tree = Tree(queue, root, paths)
     if {tree.device()} != {one.device() for one in proven}:
         raise Unseen("the source is on another file system than the rest of the image")

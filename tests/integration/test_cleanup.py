@@ -125,7 +125,7 @@ import pytest
 from pytest_stagebuild.pipeline import Pipeline
 
 WHAT = os.environ["WHAT"]
-begin, start = Pipeline.begin_tests, threading.Thread.start
+begun, start = Pipeline.begin, threading.Thread.start
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
@@ -134,16 +134,16 @@ def start_and_interrupt(thread):
     start(thread)
     interrupt()
 
-def begin_tests(self, *arguments, **more):
+def begin(self, *arguments, **more):
     if WHAT == "as it begins":
         threading.Thread.start = start_and_interrupt
     try:
-        begin(self, *arguments, **more)
+        begun(self, *arguments, **more)
     finally:
         threading.Thread.start = start
-    assert self._begun
+    assert self._begun_stage if os.environ["FIRST"] == "build" else self._begun
 
-Pipeline.begin_tests = begin_tests
+Pipeline.begin = begin
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart():
@@ -157,16 +157,20 @@ def pytest_keyboard_interrupt():
     if WHAT == "twice":
         interrupt()
 """
-"""A plugin by which a run ends before it has begun, when the sandbox of its tests has."""
+"""A plugin by which a run ends before it has begun, when the sandbox of its first stage has."""
 
 
 @on_each_engine
+@pytest.mark.parametrize("first", ["build", "test"])
 @pytest.mark.parametrize(("what", "code"), [("as it begins", 2), ("once", 2), ("twice", 2), ("refused", 4)])
-def test_a_run_that_ends_before_its_tests_leaves_no_sandbox(new_project, what, code):
-    project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
-    project.write({"begun.py": BEGUN})
+def test_a_run_that_ends_before_its_first_stage_leaves_no_sandbox(new_project, what, code, first):
+    project = new_project(install_cmd="true", build_cmd="cat used", test_cmd="true")
+    project.write({"begun.py": BEGUN, "used": ""})
     assert project.stagebuild().code == 0
-    run = project.wait(project.start("--stagebuild-source=.", "-p", "begun", env={"PYTHONPATH": ".", "WHAT": what}))
+    if first == "build":
+        project.write({"used": "edited"})
+    env = {"PYTHONPATH": ".", "WHAT": what, "FIRST": first}
+    run = project.wait(project.start("--stagebuild-source=.", "-p", "begun", env=env))
     assert project.sandboxes() == []
     assert run.code == code, run.output
     assert "Traceback" not in run.output
@@ -232,7 +236,8 @@ Spawner.spawn = interrupted(Spawner.spawn, lambda arguments: True)
 def test_ctrl_c_while_a_sandbox_is_made_leaves_none(new_project):
     project = new_project(install_cmd="true", build_cmd="true", test_cmd="true")
     project.write({"making.py": MAKING})
-    run = project.stagebuild("-p", "making", env={"PYTHONPATH": "."})
+    # Nothing is begun then before the stage itself makes it.
+    run = project.stagebuild("--stagebuild-rebuild=all", "-p", "making", env={"PYTHONPATH": "."})
     assert (run.code, run.outcomes()) == (2, {"install": "STOPPED"})
     assert project.sandboxes() == []
 
