@@ -363,9 +363,11 @@ class Pipeline:
             key, f"{stage.name} of {self.settings.project}", lambda holder: self._observer.waiting(stage.name, holder)
         ):
             if (shared := self._run.result(key)) and (result := self._shared(stage, shared)):
+                self._discard_begun_behind(key)
                 return result
             # Somebody may have made it meanwhile. The reason is the first look's, which forgot what it missed.
             if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
+                self._discard_begun_behind(key)
                 return self._reuse(stage, found, "cached")
             result = self._run_stage(attempt, ground, components)
             self._run.keep(key, result)
@@ -467,6 +469,12 @@ class Pipeline:
         if begun is None or begun.sandbox.is_taken:
             return None
         return begun if begun.key == key and begun.ground == ground else None
+
+    def _discard_begun_behind(self, key: str) -> None:
+        """What was begun for a stage that somebody else has made meanwhile."""
+        if self._begun_stage is not None and self._begun_stage.key == key:
+            self._do_behind(self._begun_stage.sandbox.discard)
+            self._begun_stage = None
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = _ground_of(found)

@@ -250,9 +250,10 @@ def test_what_was_begun_for_a_stage_that_another_run_has_made_meanwhile_is_remov
     other.test(Selection(), tested_elsewhere=False)
     other.close(prune=True)
     assert pipeline.result("install").outcome == "cached"
-    pipeline.close(prune=True)
+    pipeline._wait_for_removals()
     assert sandboxes
     assert not place.engine.sandboxes
+    pipeline.close(prune=True)
 
 
 def test_an_engine_that_fails_to_begin_a_stage_is_asked_again(place):
