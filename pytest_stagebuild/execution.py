@@ -42,6 +42,10 @@ MANY_FILES: Final = 3_000
 
 _ROOT: Final = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
 
+_SMALL_FILE: Final = 16 << 10
+_LARGEST_LAYER: Final = 1 << 30
+"""In bytes: what is large is not slow for the number of its files, and a layer is held in a file on its way."""
+
 _MOST_LAYERS: Final = 122
 """An image can have 125: one for the source, and two checkpoints."""
 
@@ -157,7 +161,9 @@ class Workplace:
         upload = self.tree.upload(None, owner=Owner(0, 0), not_before=ground.created)
         try:
             # With the probes, a watcher proves that it sees what is done with the files of lower layers.
-            image = engine.add_layer(ground.image, chain([members_of(PROBES)], upload))
+            archive = chain([members_of(PROBES)], upload)
+            most = min(_LARGEST_LAYER, 2 * _SMALL_FILE * self.tree.manifest.count)
+            image = engine.add_layer(ground.image, archive, most=most)
         except EngineError:
             return None
         if image is None:
@@ -169,6 +175,7 @@ class Workplace:
         """Whether :meth:`layered` is worth a try."""
         return (
             self.tree.manifest.count >= MANY_FILES
+            and self.tree.seen.known_size <= min(_LARGEST_LAYER, _SMALL_FILE * self.tree.manifest.count)
             and ground.manifest is None
             and not self.secrets
             and isinstance(self.engine, TakesLayers)

@@ -252,11 +252,12 @@ class Engine(Protocol):
 class TakesLayers(Protocol):
     """What some engines can do beside: make an image of another one and files, which saves them a commit."""
 
-    def add_layer(self, image: StoredImage, archive: Iterable[bytes]) -> StoredImage | None:
+    def add_layer(self, image: StoredImage, archive: Iterable[bytes], *, most: int) -> StoredImage | None:
         """An image with the files of an uncompressed tar as one layer more, all root's as its headers say.
 
         None, before anything of the archive is taken, where it cannot do that here. Raises :class:`EngineError` where
-        that turns out later. It is nobody's who looks for images, and has to be removed.
+        that turns out later, and for an archive of more than ``most`` bytes, which is held in a file on its way. The
+        image is nobody's who looks for images, and has to be removed.
         """
 
     def remove_layered(self, image: StoredImage) -> None:

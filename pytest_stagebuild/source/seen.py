@@ -34,6 +34,7 @@ _VANISHED: Final = _STAMP.pack(0, 0, 0, 0, 2**63 - 1, 2**63 - 1)
 """What a file that is not there has: of a time to come, so that it is never kept, and nothing is like it."""
 
 _TIMES: Final = struct.Struct("=28xqq")
+_SIZE: Final = struct.Struct("=20xq16x")
 _DIGEST: Final = 32
 _KINDS: Final[tuple[Kind, ...]] = ("file", "executable", "link")
 _MAGIC: Final = b"pytest-stagebuild tree 1\n"
@@ -74,6 +75,11 @@ class Seen:
             digests=bytes.fromhex("".join(entry.digest for entry in entries)),
             digest=manifest.digest,
         )
+
+    @property
+    def known_size(self) -> int:
+        """The bytes of all files but those that had been changed just before."""
+        return sum(size for (size,) in _SIZE.iter_unpack(self.stamps))
 
     @property
     def manifest(self) -> Manifest:

@@ -15,7 +15,7 @@ import pytest
 from own_engine import IMAGE, own_engine
 from worlds import World, members_of, run, tar_of
 
-from pytest_stagebuild.engines.docker import DockerEngine, layers
+from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.engines.docker import engine as docker_engine
 from pytest_stagebuild.engines.docker.transport import Response, UnixSocket
 from pytest_stagebuild.engines.owner import this_process
@@ -46,7 +46,7 @@ def sent(tree: SourceTree) -> Iterator[bytes]:
 
 
 def layered(docker: DockerEngine, image: StoredImage, archive: Iterator[bytes]) -> StoredImage:
-    made = docker.add_layer(image, archive)
+    made = docker.add_layer(image, archive, most=1 << 30)
     assert made is not None
     return made
 
@@ -154,7 +154,7 @@ from pytest_stagebuild.source import SourceTree
 engine = DockerEngine.connect()
 tree = SourceTree.read(Path({str(tree.root)!r}))
 image = engine.find_image({docker_world.image.id!r})
-print(engine.add_layer(image, tree.upload(None, owner=Owner(0, 0), not_before=0)).id, flush=True)
+print(engine.add_layer(image, tree.upload(None, owner=Owner(0, 0), not_before=0), most=1 << 30).id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -219,14 +219,14 @@ def test_an_interrupt_while_the_engine_takes_it_leaves_nothing(
     before = left(docker)
     monkeypatch.setattr(UnixSocket, "request", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        docker.add_layer(docker_world.image, sent(tree))
+        docker.add_layer(docker_world.image, sent(tree), most=1 << 30)
     assert left(docker) == before
 
 
 def test_more_than_is_wanted_as_a_layer_is_refused(docker_world: World, docker: DockerEngine) -> None:
     before = left(docker)
     with pytest.raises(EngineError, match="the files are more than 1000 bytes"):
-        layers.add_layer(docker._connection, docker_world.image, iter([b"\0" * 1001]), {}, most=1000)
+        docker.add_layer(docker_world.image, iter([b"\0" * 1001]), most=1000)
     assert left(docker) == before
 
 
@@ -235,7 +235,7 @@ def test_what_the_engine_does_not_take_is_an_error_and_leaves_nothing(
 ) -> None:
     before = left(docker)
     with pytest.raises(EngineError, match="the engine could not take the files as a layer: "):
-        docker.add_layer(docker_world.image, iter([b"no archive" * 1000]))
+        docker.add_layer(docker_world.image, iter([b"no archive" * 1000]), most=1 << 30)
     assert left(docker) == before
 
 
@@ -246,7 +246,7 @@ def test_an_error_of_the_archive_is_its_own_and_leaves_nothing(docker_world: Wor
 
     before = left(docker)
     with pytest.raises(KeyError, match="ours"):
-        docker.add_layer(docker_world.image, broken())
+        docker.add_layer(docker_world.image, broken(), most=1 << 30)
     assert left(docker) == before
 
 
@@ -258,7 +258,7 @@ def test_a_disk_that_runs_full_leaves_nothing() -> None:
             assert image
             before = left(engine)
             with pytest.raises(EngineError, match=r"could not take the files as a layer: .*no space left"):
-                engine.add_layer(image, iter([tar_of({"big": os.urandom(80_000_000)})]))
+                engine.add_layer(image, iter([tar_of({"big": os.urandom(80_000_000)})]), most=1 << 30)
             assert left(engine) == before
 
 
@@ -268,13 +268,13 @@ def test_where_the_engine_keeps_images_otherwise_it_is_not_tried(
     engine = DockerEngine.connect()
     try:
         engine.__dict__["_what_it_is"] = {**engine._what_it_is, "Driver": "overlayfs"}
-        assert engine.add_layer(docker_base, iter([])) is None
+        assert engine.add_layer(docker_base, iter([]), most=1) is None
     finally:
         engine.close()
 
 
 def test_podman_takes_none(podman: DockerEngine, podman_base: StoredImage) -> None:
-    assert podman.add_layer(podman_base, iter([])) is None
+    assert podman.add_layer(podman_base, iter([]), most=1) is None
 
 
 def test_which_engines_can(docker: DockerEngine, local: Engine) -> None:

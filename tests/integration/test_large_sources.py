@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 pytestmark = pytest.mark.engine
@@ -134,3 +136,11 @@ def test_a_user_of_the_image_owns_it(new_project, client, image_with_user, layer
     project.write(MANY)
     assert project.stagebuild().code == 0
     assert layers(image_of(project, "install"), image_with_user) == 1
+
+
+def test_what_is_large_for_the_size_of_its_files_is_sent_as_any_other(new_project, layers):
+    project = new_project(install_cmd=COUNT, build_cmd="true", test_cmd="true")
+    project.write({**MANY, "large": bytes(16384 * 3100)})
+    time.sleep(2.1)  # as long as it is that young, nobody goes by its size
+    assert project.stagebuild().code == 0
+    assert layers(image_of(project, "install")) == 1

@@ -205,3 +205,16 @@ def test_what_is_damaged_is_not_known(tree: Path, write, tmp_path: Path, damage:
 def test_where_nothing_was_kept_nothing_is_known(tmp_path: Path) -> None:
     assert Seen.load(tmp_path / "seen") is None
     assert Seen.load(tmp_path) is None
+
+
+@pytest.mark.usefixtures("later")
+def test_the_size_of_all_files_is_known(tree: Path, write) -> None:
+    write("a", b"12345")
+    write("deep/b", b"123")
+    (tree / "link").symlink_to("a")
+    assert SourceTree.read(tree).seen.known_size == 5 + 3 + len("a")
+
+
+def test_what_was_written_just_now_counts_for_nothing(tree: Path, write) -> None:
+    write("a", b"12345")
+    assert SourceTree.read(tree).seen.known_size == 0

@@ -29,9 +29,6 @@ from pytest_stagebuild.errors import EngineError, ImageUnavailable
 _DAY: Final = 24 * 3600
 """In seconds."""
 
-_LARGEST_LAYER: Final = 256 << 20
-"""In bytes: it is held in a file on its way, and what is large is not slow for the number of its files."""
-
 
 class DockerEngine:
     """See :class:`~pytest_stagebuild.engines.protocol.Engine`."""
@@ -139,11 +136,11 @@ class DockerEngine:
             labels = {**labels, LAYERED_LABEL: image.id}
         return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
 
-    def add_layer(self, image: StoredImage, archive: Iterable[bytes]) -> StoredImage | None:
+    def add_layer(self, image: StoredImage, archive: Iterable[bytes], *, most: int) -> StoredImage | None:
         if not self._connection.dialect.takes_layers(self._what_it_is):
             return None
         labels = {OWNER_LABEL: this_process().to_label()}
-        made = add_layer(self._connection, image, archive, labels, most=_LARGEST_LAYER)
+        made = add_layer(self._connection, image, archive, labels, most=most)
         self._layered.add(made.id)
         return made
 
