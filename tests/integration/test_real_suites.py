@@ -119,7 +119,7 @@ def project(request, new_copy, sdists):
     ("ground", "project", "command", "kinds"),
     [
         ("local", CLICK, "uv run pytest", {"passed", "skipped", "xfailed", "deselected"}),
-        ("local", SIX, "pytest", {"passed", "skipped", "warning"}),
+        ("local", SIX, "pytest", {"passed", "skipped"}),
         ("docker", CACHETOOLS, "pytest", {"passed", "subtests passed"}),
     ],
     indirect=["ground", "project"],
@@ -130,7 +130,7 @@ def test_the_outcomes_by_id_are_those_inside(project, tmp_path, command, kinds):
     outside = reported(project, tmp_path / "report.xml")
 
     assert len(inside.cases) > 150
-    assert inside.counts.keys() == kinds
+    assert inside.counts.keys() - {"warning"} == kinds  # six has one where Python has tkinter
     assert_equal(inside, outside)
 
 
