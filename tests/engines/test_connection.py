@@ -198,71 +198,50 @@ def test_a_context_that_does_not_exist_is_named_and_no_other_is_taken(configured
     assert refusal() == tried("what the docker command is configured for: context 'elsewhere' not found")
 
 
+def refusal_of(configured: pytest.MonkeyPatch, folder: Path, answer: bytes, *, kind: str = "unix") -> tuple[str, bytes]:
+    """What is said of something that gives this answer to its first request, and the head of that request."""
+    heard = bytearray()
+    with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) as listener:
+        listener.bind(f"{folder}/docker.sock" if kind == "unix" else ("127.0.0.1", 0))
+        listener.listen()
+        place = f"{folder}/docker.sock" if kind == "unix" else f"127.0.0.1:{listener.getsockname()[1]}"
+        configured.setenv("DOCKER_HOST", f"{kind}://{place}")
+
+        def give() -> None:
+            with listener.accept()[0] as asking:
+                while b"\r\n\r\n" not in heard:
+                    heard.extend(asking.recv(4096))
+                asking.sendall(answer)
+
+        answering = threading.Thread(target=give)
+        answering.start()
+        said = refusal()
+        answering.join()
+    return said, bytes(heard)
+
+
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_headers_that_the_docker_command_sends_are_sent(
     configured: pytest.MonkeyPatch, folder: Path, kind: str
 ) -> None:
     (folder / "config.json").write_text('{"HttpHeaders": {"X-Meta": "ours"}}')
     configured.setenv("DOCKER_CONFIG", str(folder))
-    heard: list[bytes] = []
-    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.bind(f"{folder}/docker.sock" if kind == "unix" else ("127.0.0.1", 0))
-        listener.listen()
-        port = "" if kind == "unix" else listener.getsockname()[1]
-        configured.setenv(
-            "DOCKER_HOST", f"unix://{folder}/docker.sock" if kind == "unix" else f"tcp://127.0.0.1:{port}"
-        )
-
-        def refuse() -> None:
-            with listener.accept()[0] as asking:
-                while b"\r\n\r\n" not in (heard[-1] if heard else b""):
-                    heard.append((heard[-1] if heard else b"") + asking.recv(4096))
-                asking.sendall(b'HTTP/1.1 403 Forbidden\r\nContent-Length: 21\r\n\r\n{"message": "no way"}')
-
-        answering = threading.Thread(target=refuse)
-        answering.start()
-        said = refusal()
-        answering.join()
+    answer = b'HTTP/1.1 403 Forbidden\r\nContent-Length: 21\r\n\r\n{"message": "no way"}'
+    said, heard = refusal_of(configured, folder, answer, kind=kind)
     assert said.splitlines()[1].endswith("(from DOCKER_HOST): no way")
-    assert b"X-Meta: ours\r\n" in heard[-1]
+    assert b"X-Meta: ours\r\n" in heard
 
 
 def test_an_engine_that_is_too_old_says_so(configured: pytest.MonkeyPatch, folder: Path) -> None:
-    configured.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{folder}/docker.sock")
-        listener.listen()
-
-        def answer() -> None:
-            with listener.accept()[0] as asking:
-                asking.recv(4096)
-                asking.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.30"}')
-
-        answering = threading.Thread(target=answer)
-        answering.start()
-        said = refusal()
-        answering.join()
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.30"}'
+    said, _ = refusal_of(configured, folder, answer)
     assert "its interface has the version 1.30, and 1.35 is needed: update the engine" in said
 
 
 def test_what_speaks_something_else_at_a_socket_is_said_to_be_no_engine(
     configured: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    configured.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{folder}/docker.sock")
-        listener.listen()
-
-        def answer() -> None:
-            with listener.accept()[0] as asking:
-                asking.recv(4096)
-                asking.sendall(b"220 mail.example.org ESMTP\r\n")
-
-        answering = threading.Thread(target=answer)
-        answering.start()
-        said = refusal()
-        answering.join()
+    said, _ = refusal_of(configured, folder, b"220 mail.example.org ESMTP\r\n")
     assert said == tried(f"unix://{folder}/docker.sock (from DOCKER_HOST): what answers there is no Docker engine")
 
 

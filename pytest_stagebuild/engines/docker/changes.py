@@ -34,7 +34,7 @@ def changed_files(connection: Connection, container: str) -> Iterator[tuple[str,
         return
     for top in tops:
         with engine_errors(f"give {top}"):
-            archive = connection.open("GET", f"/containers/{container}/archive", query={"path": top})
+            archive = connection.archive(container, top)
         yield from _members(archive.pieces(), posixpath.dirname(top), kinds)
 
 

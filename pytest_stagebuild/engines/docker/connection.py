@@ -135,6 +135,10 @@ class Connection:
     def inspect_container(self, container: str) -> Mapping[str, Any]:
         return self.ask("GET", f"/containers/{container}/json")
 
+    def archive(self, container: str, path: str, *, timeout: float = PATIENT) -> Response:
+        """A tar of what is at the path in a container."""
+        return self.open("GET", f"/containers/{container}/archive", query={"path": path}, timeout=timeout)
+
     def remove_container(self, container: str) -> None:
         """With its volumes, whether it runs or not."""
         self.tell("DELETE", f"/containers/{container}", query={"v": "1", "force": "1"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import quote
 
 from pytest_stagebuild.engines.docker.images import Reference, parse_reference, stored_image
-from pytest_stagebuild.engines.docker.transport import Refused
+from pytest_stagebuild.engines.docker.transport import Refused, forgiven
 from pytest_stagebuild.engines.protocol import StoredImage
 
 if TYPE_CHECKING:
@@ -72,13 +72,10 @@ class Dialect:
         """Remove what an image was made of where that was made for it, and nobody else needs it or has named it."""
         parent = str(inspection.get("Parent") or "")
         if parent and ((inspection.get("Config") or {}).get("Labels") or {}).get(LAYERED_LABEL) == parent:
-            try:
+            with forgiven(404, 409):
                 names = connection.inspect_image(parent)["RepoTags"] or [parent]
                 if len(names) == 1 and names[0].startswith((parent, f"{LAYERED}:")):
                     remove_name(connection, names[0])
-            except Refused as error:
-                if error.status not in (404, 409):
-                    raise
 
     def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """Remove an image that has one name or none; the engine refuses, by 409 or False, where something needs it."""

@@ -21,7 +21,7 @@ from pytest_stagebuild.engines.docker.images import (
 )
 from pytest_stagebuild.engines.docker.layers import add_layer, remove_layered
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
-from pytest_stagebuild.engines.docker.transport import Refused, sdk_errors
+from pytest_stagebuild.engines.docker.transport import forgiven, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
 from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
@@ -84,13 +84,9 @@ class DockerEngine:
         if reference.startswith("/"):
             return None
         whole = reference if is_id(reference) else str(parse_reference(reference))
-        with engine_errors(f"look for the image {reference}"):
-            try:
-                return self._connection.stored_image(whole)
-            except Refused as error:
-                if error.status != 404:
-                    raise
-                return None
+        with engine_errors(f"look for the image {reference}"), forgiven(404):
+            return self._connection.stored_image(whole)
+        return None
 
     def pull_image(self, reference: str, progress: Callable[[PullProgress], None]) -> StoredImage:
         if reference.startswith("/"):
@@ -113,23 +109,16 @@ class DockerEngine:
             for found in self._connection.dialect.images_with(self._connection, labels):
                 if found["Id"] in but:
                     continue
-                try:
+                with forgiven(404):  # removed meanwhile
                     images.append(self._connection.stored_image(found["Id"]))
-                except Refused as error:
-                    if error.status != 404:  # removed meanwhile
-                        raise
         return sorted(images, key=lambda image: image.created, reverse=True)
 
     def remove_image(self, image: str) -> bool:
         connection = self._connection
-        with engine_errors(f"remove the image {image}"):
-            try:
-                inspection = connection.inspect_image(image)
-                return connection.dialect.remove_image(connection, inspection)
-            except Refused as error:
-                if error.status != 404:
-                    raise
-                return True
+        with engine_errors(f"remove the image {image}"), forgiven(404):
+            inspection = connection.inspect_image(image)
+            return connection.dialect.remove_image(connection, inspection)
+        return True
 
     def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
         if image.id in self._layered:
@@ -161,12 +150,8 @@ class DockerEngine:
                 owner = Process.from_label(labels.get(OWNER_LABEL, ""))
                 if owner is None or not provably_gone(owner, here, start_of):
                     continue
-                try:
+                with forgiven(404, 409):  # another run sweeps it at this moment
                     self._connection.remove_container(found["Id"])
-                except Refused as error:
-                    if error.status not in (404, 409):  # another run sweeps it at this moment
-                        raise
-                else:
                     swept.append(name)
         self._sweep_layered(here)
         return swept

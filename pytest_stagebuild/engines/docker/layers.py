@@ -22,9 +22,10 @@ from typing import IO, Any, Final
 from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors
 from pytest_stagebuild.engines.docker.dialect import LAYERED, remove_name
-from pytest_stagebuild.engines.docker.transport import Lost, Refused
+from pytest_stagebuild.engines.docker.transport import Lost, Refused, forgiven
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.tar import members_of
 
 _MADE_WITHIN: Final = 3.0
 """Seconds to wait for an image that nobody wants any more: where it comes later, the next run removes it."""
@@ -58,14 +59,10 @@ def add_layer(
 
 def remove_layered(connection: Connection, image: str) -> None:
     """Have no name for it any more, by its id or its name: it goes, if nothing was made of it, else with that."""
-    with engine_errors(f"remove the image {image}"):
-        try:
-            for name in connection.inspect_image(image)["RepoTags"] or ():
-                if str(name).startswith(f"{LAYERED}:"):
-                    remove_name(connection, str(name))
-        except Refused as error:
-            if error.status not in (404, 409):
-                raise
+    with engine_errors(f"remove the image {image}"), forgiven(404, 409):
+        for name in connection.inspect_image(image)["RepoTags"] or ():
+            if str(name).startswith(f"{LAYERED}:"):
+                remove_name(connection, str(name))
 
 
 def _held() -> IO[bytes]:
@@ -108,10 +105,15 @@ def _saved(name: str, config: Mapping[str, Any], layer: IO[bytes], sent: threadi
     """What ``docker save`` would write, without the lower layers; ``sent`` is set when all of it was taken."""
     files = [f"{number}.tar" for number, _ in enumerate(config["history"])]
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": files}]
-    for path, value in (("config.json", config), ("manifest.json", manifest)):
-        yield from _member(path, io.BytesIO(json.dumps(value).encode()))
-    yield from _member(files[-1], layer)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    values = {"/config.json": config, "/manifest.json": manifest}
+    yield members_of({path: json.dumps(value).encode() for path, value in values.items()})
+    header = tarfile.TarInfo(files[-1])
+    header.size = layer.seek(0, io.SEEK_END)
+    layer.seek(0)
+    yield header.tobuf(tarfile.GNU_FORMAT)
+    while piece := layer.read(_PIECE):
+        yield piece
+    yield bytes(-header.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
     sent.set()
 
 
@@ -123,16 +125,6 @@ def _wait_for(connection: Connection, name: str) -> None:
                 connection.inspect_image(name)
                 return
             time.sleep(0.05)
-
-
-def _member(path: str, content: IO[bytes]) -> Iterator[bytes]:
-    header = tarfile.TarInfo(path)
-    header.size = content.seek(0, io.SEEK_END)
-    content.seek(0)
-    yield header.tobuf(tarfile.GNU_FORMAT)
-    while piece := content.read(_PIECE):
-        yield piece
-    yield bytes(-header.size % tarfile.BLOCKSIZE)
 
 
 def _check(said: bytes) -> None:

@@ -142,7 +142,7 @@ class DockerSandbox:
         self._put_the_rest()
         with engine_errors(f"give {path}"):
             try:
-                self._reading = self._archive(path).pieces()
+                self._reading = self._connection.archive(self.name, path).pieces()
             except Refused as error:
                 words = words_of(error).lower()
                 absent = error.status == 404 and "no such container" not in words
@@ -339,11 +339,11 @@ class DockerSandbox:
         """A text file of the image, "" where there is none. A link is followed, inside the image."""
         with engine_errors(f"give {path}"):
             try:
-                response = self._archive(path, timeout=QUICK)
+                response = self._connection.archive(self.name, path, timeout=QUICK)
                 target = _link_target(response)
                 if target and target != path:  # Podman's is the path itself where there is no link
                     response.close()
-                    response = self._archive(target, timeout=QUICK)
+                    response = self._connection.archive(self.name, target, timeout=QUICK)
             except Refused as error:
                 if error.status != 404:
                     raise
@@ -352,10 +352,6 @@ class DockerSandbox:
                 member = archive.next()
                 file = archive.extractfile(member) if member and member.isreg() else None
                 return file.read().decode(errors="replace") if file else ""
-
-    def _archive(self, path: str, *, timeout: float = PATIENT) -> Response:
-        route = f"/containers/{self.name}/archive"
-        return self._connection.open("GET", route, query={"path": path}, timeout=timeout)
 
     def _last_run_left_nothing(self) -> bool:
         """Whether that needs no other look."""

@@ -30,6 +30,16 @@ class Refused(Exception):
         self.status = status
 
 
+@contextmanager
+def forgiven(*statuses: int) -> Iterator[None]:
+    """Go on after the block where the engine refused with one of these."""
+    try:
+        yield
+    except Refused as error:
+        if error.status not in statuses:
+            raise
+
+
 class Lost(Exception):
     """The engine did not answer, or not to the end; the cause says why."""
 
