@@ -46,6 +46,10 @@ class Ahead(Generic[T]):
         self.is_taken = False
         """By whoever uses it, or by whoever has discarded it."""
 
+    def entered(self) -> T:
+        """Wait until it is entered, and leave it to whoever has begun it; what that raised is raised here."""
+        return self._entered.get()
+
     @contextmanager
     def taken(self, step: Callable[[str], None]) -> Iterator[T]:
         """Wait until it is entered; what that raised is raised here."""

@@ -16,7 +16,7 @@ from pytest_stagebuild.checkpoint import (
     labels_of,
 )
 from pytest_stagebuild.downloads import KeptDownloads
-from pytest_stagebuild.engines.protocol import OutputSink
+from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
 from pytest_stagebuild.execution import (
     Begun,
     Ground,
@@ -40,12 +40,17 @@ def run_to_checkpoint(
     components: Mapping[str, object],
     output: OutputSink,
     step: Callable[[str], None],
+    *,
     begun: Begun | None = None,
+    after: Sandbox | None = None,
+    running: Callable[[], None] | None = None,
+    leave: Callable[[Sandbox, Callable[[], object]], None] | None = None,
 ) -> StageRun:
     """Run a stage and commit what it left, where its command exited 0 and no secret is in what it wrote.
 
-    ``begun`` is its sandbox, where that has been begun. The caller records the checkpoint; until then the image's own
-    labels and record vouch for it.
+    ``begun`` is its sandbox, where that has been begun, else it is made ``after`` another. ``running`` is called when
+    the command is about to run, ``leave`` with the sandbox and what removes it when all is done. The caller records the
+    checkpoint; until then the image's own labels and record vouch for it.
     """
     name: CheckpointStage = "install" if stage.name == "install" else "build"
     uuid = begun.uuid if begun else str(uuids.uuid4())
@@ -62,14 +67,18 @@ def run_to_checkpoint(
         ground,
         labels=labels,
         network=stage.network,
-        timeout=stage.timeout,
+        timeout=workplace.until_tested(stage),
         step=step,
         files=files,
         members=downloads.members if downloads else None,
+        after=after,
+        leave=leave,
         afterwards=layered.remove if layered else None,
         begun=begun.sandbox if begun else None,
     ) as (sandbox, upload):
         watch = Watch(sandbox) if stage.inputs == "traced" else None
+        if running is not None:
+            running()
         ended = sandbox.run(
             with_own_programs(sandbox, downloads.command(stage.command) if downloads else stage.command),
             cwd=WORKING_DIRECTORY,

@@ -27,6 +27,7 @@ from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandb
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Whole
+from pytest_stagebuild.interrupts import held_back
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.results.tally import Tally
 from pytest_stagebuild.secrets import Leak
@@ -86,6 +87,10 @@ class Workplace:
         version = self.version.variables if self.version else {}
         return {**self.host.env, **version, **declared, **self.secrets}
 
+    def until_tested(self, stage: Stage) -> float:
+        """Seconds that the sandbox of a stage which leaves a checkpoint may be needed: it may stay for the tests."""
+        return stage.timeout + self.settings.stages["test"].timeout
+
     @property
     def redactions(self) -> tuple[str, ...]:
         """What output must not show: the secrets' values, and credentials in the host's settings."""
@@ -105,6 +110,8 @@ class Workplace:
         members: Callable[[Owner], Iterable[bytes]] | None = None,
         to_read: bool = False,
         begun: Ahead[Sandbox] | None = None,
+        after: Sandbox | None = None,
+        leave: Callable[[Sandbox, Callable[[], object]], None] | None = None,
         afterwards: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Sandbox, Upload]]:
         """A started sandbox on ``ground`` with the source sent; ``step`` is told each step as it is done.
@@ -112,8 +119,9 @@ class Workplace:
         ``files`` are put in beside it, by their absolute path, and empty ones that everybody may write to at the paths
         ``writable``. ``members`` gives more for the user of the commands, as parts of an archive. One that is only
         ``to_read`` files from is started where that takes it: it costs ten times as much as the rest. ``begun`` is
-        one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here. What is to
-        be done ``afterwards`` waits until the sandbox is removed.
+        one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here. ``after``
+        is one whose work is done, as :meth:`Engine.sandbox` has it. Where nothing was raised, ``leave`` is given this
+        one and what removes it. What is to be done ``afterwards`` waits until it is removed.
         """
         with contextlib.ExitStack() as leaving:
             if afterwards is not None:
@@ -125,7 +133,7 @@ class Workplace:
             is_started = sandbox is not None
             if sandbox is None:
                 sandbox = leaving.enter_context(
-                    _new_sandbox(self.engine, ground.image, labels, network=network, timeout=timeout)
+                    _new_sandbox(self.engine, ground.image, labels, network=network, timeout=timeout, after=after)
                 )
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
@@ -145,8 +153,11 @@ class Workplace:
             if upload.removed:
                 as_root(sandbox, f"/bin/sh {RUN_FOLDER}/remove.sh && rm -f {RUN_FOLDER}/remove.sh")
             yield sandbox, upload
-            if self.behind is not None:
-                self.behind(leaving.pop_all().close)
+            with held_back():  # or there might be one that nobody removes
+                if leave is not None:
+                    leave(sandbox, leaving.pop_all().close)
+                elif self.behind is not None:
+                    self.behind(leaving.pop_all().close)
 
     def layered(self, ground: Ground) -> Layered | None:
         """The source as it is now on a ground that has none of it, if it is large and the engine takes it as a layer.
@@ -200,10 +211,16 @@ def _remove_layered(engine: TakesLayers, image: StoredImage) -> None:
 
 
 def _new_sandbox(
-    engine: Engine, image: StoredImage, labels: Mapping[str, str], *, network: bool, timeout: float
+    engine: Engine,
+    image: StoredImage,
+    labels: Mapping[str, str],
+    *,
+    network: bool,
+    timeout: float,
+    after: Sandbox | None = None,
 ) -> AbstractContextManager[Sandbox]:
     all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
-    return engine.sandbox(image, labels=all_labels, network=network, life=timeout + _MARGIN)
+    return engine.sandbox(image, labels=all_labels, network=network, life=timeout + _MARGIN, after=after)
 
 
 @contextlib.contextmanager
@@ -229,11 +246,19 @@ class Begun:
     sandbox: Ahead[Sandbox]
 
 
+def begin_network(workplace: Workplace, ground: Ground) -> Ahead[Sandbox]:
+    """Have a network made while a stage runs, for what comes after it: a sandbox in which nothing else is done."""
+    timeout = sum(stage.timeout for stage in workplace.settings.stages.values())
+    opening = _started(workplace.engine, ground.image, {}, network=True, timeout=timeout)
+    return Ahead(lambda _: opening)
+
+
 def begin_stage(workplace: Workplace, stage: Stage, ground: Ground, components: Mapping[str, object]) -> Begun:
     """Have the sandbox of a stage made while other things go on."""
     key, uuid = key_of(components), str(uuids.uuid4())
     labels = labels_of(uuid, stage.name, key, ground.parent, str(components["project"]))
-    opening = _started(workplace.engine, ground.image, labels, network=stage.network, timeout=stage.timeout)
+    timeout = workplace.until_tested(stage)
+    opening = _started(workplace.engine, ground.image, labels, network=stage.network, timeout=timeout)
     return Begun(key, uuid, ground, Ahead(lambda _: opening))
 
 

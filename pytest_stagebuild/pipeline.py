@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,12 +12,11 @@ from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.attempt import NO_TESTS, Attempt, cause_of
 from pytest_stagebuild.base import ResolvedBase, resolve_base, wanted_image
 from pytest_stagebuild.checkpoint import Checkpoint, key_components, key_of
-from pytest_stagebuild.engines.protocol import Engine, Sandbox
+from pytest_stagebuild.engines.protocol import Engine
 from pytest_stagebuild.errors import EngineError, StagebuildError, StageFailed
-from pytest_stagebuild.execution import Begun, Ground, StageRun, Workplace, begin_stage, started_sandbox
+from pytest_stagebuild.execution import Ground, StageRun, Workplace, begin_network, begin_stage, started_sandbox
 from pytest_stagebuild.host_env import host_settings
 from pytest_stagebuild.inputs import Matching, Whole
-from pytest_stagebuild.interrupts import held_back
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
@@ -27,8 +25,9 @@ from pytest_stagebuild.results.events import Event, Session
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.last_failed import LastFailed
 from pytest_stagebuild.runs import RunFolder
+from pytest_stagebuild.sandboxes import Guess, Sandboxes
 from pytest_stagebuild.selection import Selection, runs_pytest
-from pytest_stagebuild.source import SourceTree, Upload
+from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.version import scm_version
 from pytest_stagebuild.stage import CHECKPOINT_NAMES, STAGES, CheckpointStage, RunReport, Stage, StageName, StageResult
 from pytest_stagebuild.state import SingleFlight, StateFolder, cache_folder
@@ -49,14 +48,6 @@ class PlannedStage:
     stage: Stage
     reuse: Checkpoint | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What the tests of this run will stand on if nothing has changed, and a sandbox on it."""
-
-    image: str
-    sandbox: Ahead[Sandbox]
 
 
 def foreseeable(settings: Settings) -> bool:
@@ -108,9 +99,8 @@ class Pipeline:
         self._colours, self._width = False, 80
         self._planned = False
         self._looked: dict[str, Found | Missed] = {}
-        self._begun: _Begun | None = None
-        self._begun_stage: Begun | None = None
-        self._behind: list[threading.Thread] = []
+        self._sandboxes = Sandboxes(self._note, network=settings.stages["test"].network)
+        self._tests_follow = False
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -120,7 +110,7 @@ class Pipeline:
             host=host,
             secrets={name: environ[name] for name in settings.secrets},
             version=version,
-            behind=self._do_behind,
+            behind=self._sandboxes.remove_behind,
         )
         self._state = StateFolder.of(settings.source)
         self._lockfile = lockfile or Lockfile(settings.lockfile)
@@ -201,23 +191,22 @@ class Pipeline:
 
         What goes wrong will go wrong again where it is shown. A ``guess`` is used where it was right.
         """
-        if not foreseeable(self.settings) or self._begun or self._begun_stage:
+        self._tests_follow = self.settings.isolate == "stage"
+        self._selection, self._colours, self._width = selection, colours, width
+        if not foreseeable(self.settings) or self._sandboxes.any_begun:
             return
         foreseen = self._foreseen()
         of_tests = foreseen is not None and foreseen[0].name == "test"
         if guess and not (of_tests and foreseen and foreseen[1].image.id == guess.image):
-            self._do_behind(guess.sandbox.discard)
+            self._sandboxes.remove_behind(guess.sandbox.discard)
             guess = None
         if foreseen is None:
             return
         stage, ground, components = foreseen
-        with held_back():  # or there might be one that nobody knows of
-            if of_tests:
-                tests = Told(selection, LastFailed(self._state.last_failed).ids, color=colours, width=width)
-                suite = Suite(self._work, stage, ground, tests)
-                self._begun = _Begun(suite, Ahead(partial(suite.sandbox, begun=guess.sandbox if guess else None)))
-            elif not self._work.may_be_layered(ground):
-                self._begun_stage = begin_stage(self._work, stage, ground, components)
+        if of_tests:
+            self._sandboxes.begin_tests(self._suite(ground), guess=guess)
+        elif not self._work.may_be_layered(ground):
+            self._sandboxes.begin_stage(partial(begin_stage, self._work, stage, ground, components))
 
     def _foreseen(self) -> tuple[Stage, Ground, Mapping[str, object]] | None:
         """The first stage that has to run, what it stands on, and what its key is made of; None where unknown."""
@@ -238,8 +227,8 @@ class Pipeline:
 
     def remove_sandboxes(self) -> None:
         """Those that nobody uses any more; wait until they are gone."""
-        self._discard_begun()
-        self._wait_for_removals()
+        self._sandboxes.discard()
+        self._sandboxes.wait()
 
     def collect(self, selection: Selection) -> list[Event]:
         """What the tests inside tell when they are only collected; no stage is made for it.
@@ -309,7 +298,7 @@ class Pipeline:
 
         The process that ends the run as a whole has checkpoints pruned too: another one may still ask for them.
         """
-        self._discard_begun()
+        self._sandboxes.discard()
         if self._derived:
             from pytest_stagebuild.image import left_by_killed_runs
 
@@ -319,7 +308,7 @@ class Pipeline:
                     self.engine.remove_image(image)
                 self._derived.clear()
         self._store.release()
-        self._wait_for_removals()
+        self._sandboxes.wait()
         if prune and self._resolved and not self._planned:
             with contextlib.suppress(EngineError):  # the next run comes to it
                 self._note(prune_checkpoints(self.settings, self.engine, self._lockfile))
@@ -363,11 +352,11 @@ class Pipeline:
             key, f"{stage.name} of {self.settings.project}", lambda holder: self._observer.waiting(stage.name, holder)
         ):
             if (shared := self._run.result(key)) and (result := self._shared(stage, shared)):
-                self._discard_begun_behind(key)
+                self._sandboxes.made_elsewhere(key)
                 return result
             # Somebody may have made it meanwhile. The reason is the first look's, which forgot what it missed.
             if not told and isinstance(found := self._store.find(components, self.tree.manifest), Found):
-                self._discard_begun_behind(key)
+                self._sandboxes.made_elsewhere(key)
                 return self._reuse(stage, found, "cached")
             result = self._run_stage(attempt, ground, components)
             self._run.keep(key, result)
@@ -386,15 +375,21 @@ class Pipeline:
                 components,
                 log.write,
                 lambda done: self._observer.step(stage.name, done),
-                self._begun_for_stage(key_of(components), ground),
+                begun=self._sandboxes.for_stage(key_of(components), ground),
+                after=self._sandboxes.predecessor(),
+                running=partial(self._begin_network, ground) if stage.name == "install" else None,
+                leave=self._sandboxes.leave if stage.name == "build" and self._tests_follow else None,
             )
+        self._sandboxes.settle(run.checkpoint.size if run.checkpoint else None)
         notes = (*run.notes, *self._after(stage, run))
         if run.checkpoint is None or run.record is None or run.image is None:
             return attempt.failed(run, notes)
+        ground = self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
+        if stage.name == "build" and self._tests_follow:
+            self._sandboxes.begin_tests(self._suite(ground))
         self._store.add(run.checkpoint, run.record)
         self._observer.step(stage.name, "recorded")
         self._observer.checkpoint_made(run.checkpoint)
-        self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
         return replace(
             attempt.succeeded(checkpoint=run.checkpoint, notes=notes),
             sent=run.uploaded,
@@ -405,76 +400,46 @@ class Pipeline:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
         last_failed = LastFailed(self._state.last_failed)
-        told = Told(self._selection, last_failed.ids, color=self._colours, width=self._width)
-        suite = Suite(self._work, stage, ground, told)
+        suite = self._suite(ground)
 
         def hear(event: Event) -> None:
             last_failed.take(event)
             self._observer.heard(event)
 
-        how: Callable[..., StageRun] = partial(run_tests, ahead=self._begun_for(suite))
+        sandboxes = self._sandboxes
+        how: Callable[..., StageRun] = partial(run_tests, ahead=sandboxes.for_tests(suite))
         if self.settings.isolate != "stage":
             from pytest_stagebuild.isolation import run_isolated
 
             how = run_isolated
 
-        with attempt.logged(self._log("test")) as log:
-            run = how(
-                suite,
-                output=log.write,
-                heard=hear,
-                step=lambda done: self._observer.step("test", done),
-                artifacts=self._state.artifacts,
-            )
+        try:
+            with attempt.logged(self._log("test")) as log:
+                run = how(
+                    suite,
+                    output=log.write,
+                    heard=hear,
+                    step=lambda done: self._observer.step("test", done),
+                    artifacts=self._state.artifacts,
+                )
+        finally:
+            sandboxes.release()
         last_failed.keep()
         notes = (*run.notes, *self._after(stage, run))
         if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
             return attempt.succeeded(notes=(*notes, "no tests inside the container: those selected run here"))
         return replace(attempt.tested(run, self._selection.typed, notes), sent=run.uploaded)
 
-    def _do_behind(self, remove: Callable[[], object]) -> None:
-        def removing() -> None:
-            try:
-                remove()
-            except EngineError as error:  # the next run comes to it
-                self._note(f"a sandbox was not removed: {error}")
+    def _begin_network(self, ground: Ground) -> None:
+        """That of the build and the tests, while what they need is installed."""
+        stages = self.settings.stages
+        if self._tests_follow and self.engine.lends_networks and stages["build"].network and stages["test"].network:
+            self._sandboxes.begin_network(partial(begin_network, self._work, ground))
 
-        with held_back():
-            self._behind.append(threading.Thread(target=removing, name="stagebuild-removal", daemon=True))
-            self._behind[-1].start()
-
-    def _discard_begun(self) -> None:
-        if self._begun is not None:
-            self._begun.sandbox.discard()
-            self._begun = None
-        if self._begun_stage is not None:
-            self._begun_stage.sandbox.discard()
-            self._begun_stage = None
-
-    def _wait_for_removals(self) -> None:
-        for thread in self._behind:
-            thread.join()
-
-    def _begun_for(self, suite: Suite) -> Ahead[tuple[Sandbox, Upload]] | None:
-        begun = self._begun
-        if begun is None or begun.sandbox.is_taken:
-            return None
-        if begun.suite == suite:
-            return begun.sandbox
-        begun.sandbox.discard()
-        return None
-
-    def _begun_for_stage(self, key: str, ground: Ground) -> Begun | None:
-        begun = self._begun_stage
-        if begun is None or begun.sandbox.is_taken:
-            return None
-        return begun if begun.key == key and begun.ground == ground else None
-
-    def _discard_begun_behind(self, key: str) -> None:
-        """What was begun for a stage that somebody else has made meanwhile."""
-        if self._begun_stage is not None and self._begun_stage.key == key:
-            self._do_behind(self._begun_stage.sandbox.discard)
-            self._begun_stage = None
+    def _suite(self, ground: Ground) -> Suite:
+        ids = LastFailed(self._state.last_failed).ids
+        told = Told(self._selection, ids, color=self._colours, width=self._width)
+        return Suite(self._work, self.settings.stages["test"], ground, told)
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
         self._grounds[stage.name] = _ground_of(found)
@@ -568,14 +533,6 @@ class Pipeline:
 
     def _note(self, *notes: str) -> None:
         self.notes.extend(note for note in notes if note and note not in self.notes)
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A sandbox for these tests."""
-
-    suite: Suite
-    sandbox: Ahead[tuple[Sandbox, Upload]]
 
 
 def _ground_of(found: Found) -> Ground:

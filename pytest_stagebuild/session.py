@@ -23,9 +23,10 @@ from pytest_stagebuild.live import LiveView
 from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer, Silent
 from pytest_stagebuild.options import Settings, command_line, load_settings
-from pytest_stagebuild.pipeline import Guess, Pipeline, guessed, prune_checkpoints
+from pytest_stagebuild.pipeline import Pipeline, guessed, prune_checkpoints
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.runs import RunFolder
+from pytest_stagebuild.sandboxes import Guess
 from pytest_stagebuild.source import SourceTree
 from pytest_stagebuild.source.scan import ask_git
 from pytest_stagebuild.source.seen import Seen

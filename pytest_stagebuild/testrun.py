@@ -30,9 +30,11 @@ class Suite:
     told: Told
 
     def sandbox(
-        self, step: Callable[[str], None], begun: Ahead[Sandbox] | None = None
+        self, step: Callable[[str], None], begun: Ahead[Sandbox] | None = None, after: Sandbox | None = None
     ) -> AbstractContextManager[tuple[Sandbox, Upload]]:
-        """One in which the test command can run; ``begun`` is such a one without what is sent to it."""
+        """One in which the test command can run; ``begun`` is such a one without what is sent to it, ``after`` is one
+        whose work is done.
+        """
         return self.workplace.sandbox(
             self.ground,
             labels={},
@@ -42,6 +44,7 @@ class Suite:
             files=self.told.files(),
             writable=(REPORTS,),
             begun=begun,
+            after=after,
         )
 
 

@@ -123,7 +123,7 @@ def begun(place: Place, **typed: object) -> tuple[Pipeline, list[str]]:
     """A run whose tests have been begun, and the sandboxes that there are then."""
     pipeline = place.open(**typed)
     pipeline.begin(Selection(), colours=False, width=80)
-    for one in filter(None, (pipeline._begun, pipeline._begun_stage)):
+    for one in filter(None, (pipeline._sandboxes._of_tests, pipeline._sandboxes._of_stage)):
         one.sandbox._entered._thread.join()
     return pipeline, list(place.engine.sandboxes)
 
@@ -244,13 +244,99 @@ def test_the_sandbox_of_the_first_stage_that_has_to_run_is_begun(place, edited, 
     assert place.run() == REUSED
 
 
+@pytest.fixture
+def lending(place: Place) -> Place:
+    place.engine.lends = True
+    return place
+
+
+def test_what_follows_an_install_has_a_network_that_was_made_meanwhile(lending):
+    pipeline = lending.open()
+    pipeline.begin(Selection(), colours=False, width=80)
+    lending.engine.calls.clear()
+    pipeline.result("install")
+    network = pipeline._sandboxes.predecessor()
+    pipeline.result("build")
+    assert lending.engine.calls.count("sandbox") == 3  # the network's, the build's and that of the tests
+    assert pipeline._sandboxes.predecessor().lender is network
+    assert network.state == "started"
+    assert pipeline.test(Selection(), tested_elsewhere=False).outcome == "ran"  # where its network is looked at
+    pipeline._sandboxes.wait()
+    assert network.state == "removed"
+    pipeline.close(prune=True)
+    assert not lending.engine.sandboxes
+
+
+def test_the_sandbox_of_the_build_stays_for_the_tests_where_its_network_is_its_own(lending):
+    lending.run()
+    (lending.root / "b.txt").write_text("new")
+    pipeline, [name] = begun(lending)
+    of_build = lending.engine.sandboxes[name]
+    pipeline.result("build")
+    assert of_build.state == "started"
+    assert pipeline._sandboxes.predecessor() is of_build
+    assert pipeline.test(Selection(), tested_elsewhere=False).outcome == "ran"
+    pipeline._sandboxes.wait()
+    assert of_build.state == "removed"
+    pipeline.close(prune=True)
+    assert not lending.engine.sandboxes
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_takes_long_to_remove_does_not_stay(lending, monkeypatch, large):
+    monkeypatch.setattr("pytest_stagebuild.sandboxes._KEPT_AT_MOST", 1 if large else 1 << 20)
+    lending.run()
+    (lending.root / "b.txt").write_text("new")
+    pipeline, [name] = begun(lending)
+    of_build = lending.engine.sandboxes[name]
+    pipeline.result("build")
+    if large:
+        pipeline._sandboxes._behind[0].join()
+    assert of_build.state == ("removed" if large else "started")
+    assert pipeline.test(Selection(), tested_elsewhere=False).outcome == "ran"
+    pipeline.close(prune=True)
+    assert not lending.engine.sandboxes
+
+
+@pytest.mark.parametrize("typed", [{"install_cmd": "false"}, {"build_cmd": "false"}, {"test_cmd": "false"}])
+def test_a_stage_that_fails_leaves_no_network(lending, typed):
+    lending.run(**typed)
+
+
+@pytest.mark.parametrize("failing", ["sandbox", "start", "commit", "put"])
+def test_an_engine_that_fails_leaves_no_network(lending, failing):
+    pipeline = lending.open()
+    pipeline.begin(Selection(), colours=False, width=80)
+    pipeline.result("install")
+    lending.engine.fail_at[failing] = EngineError("full")
+    pipeline.test(Selection(), tested_elsewhere=False)
+    pipeline.close(prune=True)
+    assert not lending.engine.sandboxes
+
+
+@pytest.mark.parametrize(
+    ("begins", "typed", "file"),
+    [(False, {}, ""), (True, {"isolate": "file"}, ""), (True, {}, "[tool.stagebuild.build]\nnetwork = false\n")],
+)
+def test_no_network_is_made_that_nobody_would_take_over(lending, begins, typed, file):
+    with (lending.root / "pyproject.toml").open("a") as opened:
+        opened.write(file)
+    pipeline = lending.open(**typed)
+    if begins:
+        pipeline.begin(Selection(), colours=False, width=80)
+    assert pipeline.result("build").outcome == "ran"
+    assert pipeline._sandboxes._network is None
+    pipeline.close(prune=True)
+    assert not lending.engine.sandboxes
+
+
 def test_what_was_begun_for_a_stage_that_another_run_has_made_meanwhile_is_removed(place):
     pipeline, sandboxes = begun(place)
     other = place.open()
     other.test(Selection(), tested_elsewhere=False)
     other.close(prune=True)
     assert pipeline.result("install").outcome == "cached"
-    pipeline._wait_for_removals()
+    pipeline._sandboxes.wait()
     assert sandboxes
     assert not place.engine.sandboxes
     pipeline.close(prune=True)

@@ -181,6 +181,11 @@ class Sandbox(Protocol):
         folders, devices and FIFOs where they are new, with none.
         """
 
+    def lends(self, *, network: bool) -> Sandbox | None:
+        """The sandbox whose network one with a ``network``, or without, may take over ``after`` this one: this one
+        itself, or the one that has lent it its own. None where it cannot be, or is not as good as new.
+        """
+
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
         """Store the file system as an image named ``reference``.
 
@@ -221,6 +226,10 @@ class Engine(Protocol):
     def shares_network(self) -> bool:
         """Whether a loopback address means the same in a sandbox as out here."""
 
+    @property
+    def lends_networks(self) -> bool:
+        """Whether :meth:`sandbox` takes over the network of one ``after`` which it comes, and is faster for it."""
+
     def describe(self) -> str:
         """One line for the header: name, version, address."""
 
@@ -238,8 +247,20 @@ class Engine(Protocol):
     def remove_image(self, image: str) -> bool:
         """Remove an image by id, with all its names; False where something else still needs it."""
 
-    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> Sandbox:
-        """Create a sandbox on ``image``. It ends with this process, and in any case after ``life`` seconds."""
+    def sandbox(
+        self,
+        image: StoredImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        after: Sandbox | None = None,
+    ) -> Sandbox:
+        """Create a sandbox on ``image``. It ends with this process, and in any case after ``life`` seconds.
+
+        ``after`` is one whose commands have ended, and what it :meth:`~Sandbox.lends` may be taken over: the caller has
+        that stay for as long as this one is there.
+        """
 
     def sweep(self) -> list[str]:
         """Remove the sandboxes whose owner is provably gone, and give their names."""

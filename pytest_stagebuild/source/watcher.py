@@ -30,8 +30,8 @@ WATCHED = OPENED | ATTRIBUTES | MOVED_FROM | MOVED_TO | CREATED | DELETED | ONLY
 EVENT = struct.Struct("iIII")
 
 REST = 0.005
-"""Seconds in which events gather after the first: who is woken for each of them takes the processor from the command,
-and the kernel keeps 16,384."""
+"""Seconds in which events gather after the first: who is woken for each of them takes the processor from the command.
+The kernel keeps 16,384 (fs.inotify.max_queued_events)."""
 
 POLL = 20
 """Milliseconds between two looks whether the end has come, should the kernel not tell of it."""
@@ -254,7 +254,7 @@ def watch(root: bytes, listed: str, paths: "list[bytes]", probes: "list[bytes]")
     poll = select.poll()
     poll.register(queue.fd, select.POLLIN)
     while os.path.exists(listed):
-        happened = poll.poll(POLL)
+        happened, queue.stirred = poll.poll(POLL), False
         queue.read()
         if happened and not queue.stirred:
             time.sleep(REST)

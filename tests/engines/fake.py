@@ -33,6 +33,7 @@ from pytest_stagebuild.engines.protocol import (
     OutputSink,
     Owner,
     PullProgress,
+    Sandbox,
     StoredImage,
 )
 from pytest_stagebuild.engines.users import resolve_user
@@ -74,6 +75,7 @@ class FakeEngine:
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.orphans: list[str] = []
         self.watches = True
+        self.lends = False
         self._made = 0
         for name, contents in (images or {"python:3.11-slim": {"/etc/os-release": b"Debian\n"}}).items():
             self.add_image(name, contents, config=config or ImageConfig(cmd=("python3",)))
@@ -111,6 +113,10 @@ class FakeEngine:
     @property
     def shares_network(self) -> bool:
         return False
+
+    @property
+    def lends_networks(self) -> bool:
+        return self.lends
 
     def describe(self) -> str:
         return "docker 0 (fake) at memory"
@@ -154,12 +160,22 @@ class FakeEngine:
             held.pop(image, None)
         self.tags = {name: id_ for name, id_ in self.tags.items() if id_ != image}
 
-    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> FakeSandbox:
+    def sandbox(
+        self,
+        image: StoredImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        after: Sandbox | None = None,
+    ) -> FakeSandbox:
         with self.step("sandbox"):
             if image.id not in self.images:
                 raise ImageUnavailable(f"the image {image.id} is gone. Run again.")
             self._made += 1
-            sandbox = FakeSandbox(self, f"stagebuild-{self._made:04x}", image, labels, network=network)
+            lender = after.lends(network=network) if after else None
+            assert lender is None or isinstance(lender, FakeSandbox)
+            sandbox = FakeSandbox(self, f"stagebuild-{self._made:04x}", image, labels, network=network, lender=lender)
             self.sandboxes[sandbox.name] = sandbox
             return sandbox
 
@@ -176,11 +192,19 @@ class FakeEngine:
 
 class FakeSandbox:
     def __init__(
-        self, engine: FakeEngine, name: str, image: StoredImage, labels: Mapping[str, str], *, network: bool
+        self,
+        engine: FakeEngine,
+        name: str,
+        image: StoredImage,
+        labels: Mapping[str, str],
+        *,
+        network: bool,
+        lender: FakeSandbox | None = None,
     ) -> None:
         self.engine, self.name, self.image = engine, name, image
         self.labels = {**image.labels, **labels}
         self.network = network
+        self.lender = lender
         self.files = engine.trees[image.id].copy()
         self.running: list[str] = []
         self.environments: list[dict[str, str]] = []
@@ -207,6 +231,10 @@ class FakeSandbox:
         with self.engine.step("start"):
             assert self.state == "created", "a sandbox is started once"
             self.state = "started"
+            self.check_network()
+
+    def check_network(self) -> None:
+        assert self.lender is None or self.lender.state == "started", "a sandbox has lost the network that it was lent"
 
     def run(
         self,
@@ -224,6 +252,7 @@ class FakeSandbox:
                 meanwhile()
             if self.state != "started":
                 raise EngineError(f"the engine could not start a command: {self.name} is not running")
+            self.check_network()
             own = dict(variable.partition("=")[::2] for variable in self.image.config.env)
             self.environments.append({**own, **env})
             deadline = float("inf") if timeout is None else timeout
@@ -254,6 +283,9 @@ class FakeSandbox:
             for path, node in sorted(self.files.nodes.items()):
                 if path not in before or (node.kind != "folder" and before[path] != node):
                     yield path, iter([node.data])
+
+    def lends(self, *, network: bool) -> FakeSandbox | None:
+        return (self.lender or self) if self.engine.lends and network == self.network else None
 
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
         with self.engine.step("commit"):

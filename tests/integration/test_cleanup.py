@@ -141,7 +141,8 @@ def begin(self, *arguments, **more):
         begun(self, *arguments, **more)
     finally:
         threading.Thread.start = start
-    assert self._begun_stage if os.environ["FIRST"] == "build" else self._begun
+    sandboxes = self._sandboxes
+    assert sandboxes._of_stage if os.environ["FIRST"] == "build" else sandboxes._of_tests
 
 Pipeline.begin = begin
 

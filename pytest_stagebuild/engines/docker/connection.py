@@ -64,6 +64,11 @@ class Connection:
         """Whether what is written to the socket of a response arrives as it is: not through TLS or ssh."""
         return self.transport.is_plain
 
+    @property
+    def is_by_socket(self) -> bool:
+        """Whether the engine is asked by a Unix socket: as a rule its own, so that answers are lost with it alone."""
+        return isinstance(self.transport, UnixSocket)
+
     @cached_property
     def client(self) -> APIClient:
         """The SDK's, for what it knows of registries and their credentials."""

@@ -88,6 +88,13 @@ class Dialect:
         """
         return info.get("Driver") == "overlay2"
 
+    def lends_networks(self, info: Mapping[str, Any]) -> bool:
+        """Whether a container can have the network of another, by what it says of itself: where they are the kernel's.
+
+        A runtime that brings its own (gVisor, Kata) has the other's alone, or none at all.
+        """
+        return info.get("DefaultRuntime") in ("runc", "crun")
+
 
 def tag(connection: Connection, image: str, name: Reference) -> None:
     """Give an image one name more."""

@@ -23,7 +23,7 @@ from pytest_stagebuild.engines.docker.layers import add_layer, remove_layered
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.docker.transport import forgiven, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
-from pytest_stagebuild.engines.protocol import PullProgress, StoredImage, platform_of
+from pytest_stagebuild.engines.protocol import PullProgress, Sandbox, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 
 _DAY: Final = 24 * 3600
@@ -77,6 +77,10 @@ class DockerEngine:
     def shares_network(self) -> bool:
         return False
 
+    @property
+    def lends_networks(self) -> bool:
+        return self._connection.dialect.lends_networks(self._what_it_is)
+
     def describe(self) -> str:
         return f"{self.name} {self._connection.version.get('Version')} at {self._connection.address}"
 
@@ -120,10 +124,27 @@ class DockerEngine:
             return connection.dialect.remove_image(connection, inspection)
         return True
 
-    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> DockerSandbox:
+    def sandbox(
+        self,
+        image: StoredImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        after: Sandbox | None = None,
+    ) -> DockerSandbox:
         if image.id in self._layered:
             labels = {**labels, LAYERED_LABEL: image.id}
-        return DockerSandbox(self._connection, image, labels=labels, network=network, life=life)
+        lender = after.lends(network=network) if isinstance(after, DockerSandbox) else None
+        return DockerSandbox(
+            self._connection,
+            image,
+            labels=labels,
+            network=network,
+            life=life,
+            may_lend=self.lends_networks,
+            lender=lender,
+        )
 
     def add_layer(self, image: StoredImage, archive: Iterable[bytes], *, most: int) -> StoredImage | None:
         if not self._connection.dialect.takes_layers(self._what_it_is):

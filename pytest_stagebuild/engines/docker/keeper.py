@@ -20,6 +20,14 @@ MARK: Final = "pytest-stagebuild-keeper"
 
 _SIGNALS: Final = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF SYS"
 
+# What the engine gives each container, and keeps in no image; of some hundred lines at most, for a shell reads slowly,
+# and all in one line, since steps are.
+_GIVEN: Final = (
+    "given() { lines=0; for file in /etc/hosts /etc/hostname /etc/resolv.conf; do echo :; "
+    'while IFS= read -r line || [ -n "$line" ]; do echo "$line"; lines=$((lines + 1)); '
+    '[ "$lines" -lt 100 ] || return 1; done <"$file"; done; }'
+)
+
 # Passes on what `told` gives, but for the bytes at its end.
 _LISTEN: Final = f""": {MARK}
 IFS= read -r token && printf "%s\\n" "$token" && while IFS= read -r line; do
@@ -42,7 +50,7 @@ extract() {
 """
 
 # Waits for the end of the input, and does the steps of ours that are told before: see `told_step`. Where something else
-# comes than was agreed upon, it does nothing more.
+# comes than was agreed upon, it does nothing more. Steps have what was given at the start as their first argument.
 _WAIT: Final = f""": {MARK}
 {_EXTRACT}
 while IFS= read -r token && IFS= read -r size && IFS= read -r script; do
@@ -78,12 +86,14 @@ newline='
 '
 now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
 now; end=$((now + $1))
+{_GIVEN}
+given=; [ -z "$3" ] || given=$(given) || given=
 bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
 guarded() (
   trap '' {_SIGNALS}
   script=$1
   while now; left=$((end - now)); [ "$left" -gt 0 ]; do
-    set -- /bin/sh -c "$script" {MARK}
+    set -- /bin/sh -c "$script" {MARK} "$given"
     [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
     "$@" <&3 3<&- 5>&-
     code=$?
@@ -148,12 +158,17 @@ done
 BESIDE_ENDED: Final = b"\x1e"
 
 # The command line is read before the state: a process that ended in between has none, and is then seen to be ending.
-_LIST: Final = """
+# What the shell itself can read of it tells most of the keeper's own, and saves a `cat` for each of them. It reads byte
+# by byte, which takes long where a command line has a million.
+_LIST: Final = f"""
 for entry in /proc/[0-9]*; do
-  pid=${entry#/proc/}
+  pid=${{entry#/proc/}} line=
+  read -r status <"$entry/stat"
+  case $status in *"(sh) "* | *"(timeout) "* | *"(python"*) read -r line <"$entry/cmdline";; esac
+  case $line in *{MARK}*) continue;; esac
   if [ "$pid" != 1 ] && [ "$pid" != "$$" ]; then
     printf '\\n%s\\n' "$1"
-    cat "$entry/cmdline" || { read -r line <"$entry/cmdline"; printf '%s' "$line"; }
+    cat "$entry/cmdline" || {{ read -r line <"$entry/cmdline"; printf '%s' "$line"; }}
     ! read -r status <"$entry/stat" || printf '\\n%s=\\n%s' "$1" "$status"
   fi
 done 2>/dev/null
@@ -184,6 +199,24 @@ done
 """Prints how many processes of the sandbox the kernel has killed for memory (cgroup version 2, or 1)."""
 
 
+# The list of all sockets takes the kernel 10 ms, and the counts none.
+NETWORK: Final = (
+    _GIVEN + '; now=$(given); [ -z "$1" ] || [ "$now" != "$1" ] || { echo as given; all=yes; '
+    'for file in sockstat sockstat6; do while read -r line; do echo "$line"; '
+    'case $line in "TCP: inuse 0 "*" tw 0 "*) all=;; esac; done </proc/net/$file; done; '
+    '[ -z "$all" ] || cat /proc/net/tcp /proc/net/tcp6; } 2>/dev/null; :'
+)
+"""A step that prints, for :func:`network_is_new`, what there is in the network of a sandbox."""
+
+_CLOSED: Final = frozenset(("05", "06"))
+"""The states of a TCP connection that is over but for packets on their way, in hexadecimal
+(https://github.com/torvalds/linux/blob/v6.6/include/net/tcp_states.h)."""
+
+_MOST_CLOSED: Final = 16
+
+_CHOSEN: Final = range(32768, 61000)
+"""The ports that the kernel chooses from in a new network (net/ipv4/af_inet.c, ``inet_init_net``)."""
+
 _PF_EXITING: Final = 0x4
 """https://github.com/torvalds/linux/blob/v6.6/include/linux/sched.h#L1730"""
 
@@ -202,12 +235,14 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """What terminals, and so the engines where they take input for a terminal's, give a meaning."""
 
 
-def keeper_command(life: float, *, listens: bool = False) -> list[str]:
+def keeper_command(life: float, *, listens: bool = False, lends: bool = False) -> list[str]:
     """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
 
     Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives.
+    Where it ``lends``, it remembers for :data:`NETWORK` what the engine has given.
     """
-    return ["/bin/sh", "-c", _KEEPER, MARK, str(max(1, math.ceil(life))), _LIST if listens else ""]
+    seconds = str(max(1, math.ceil(life)))
+    return ["/bin/sh", "-c", _KEEPER, MARK, seconds, _LIST if listens else "", "yes" if lends else ""]
 
 
 def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes = b"") -> bytes | None:
@@ -243,10 +278,37 @@ def told_step(token: str, command: str, *, cwd: str, archive: bytes = b"") -> by
     standard output then come :func:`end_mark`, what the command prints on both outputs, the mark again, and its exit
     code with a newline, or that of extracting where this has failed. It is to be answered by :func:`heard_step`.
     """
-    script = f"cd {shlex.quote(cwd)} && exec /bin/sh -c {shlex.quote(command)}"
+    script = f'cd {shlex.quote(cwd)} && exec /bin/sh -c {shlex.quote(command)} sh "$1"'
     if "\n" in script or _CONTROLS.search(script):
         return None
     return os.fsencode(f"{token}\n{len(archive)}\n{script}\n") + archive
+
+
+def network_is_new(printed: bytes) -> bool:
+    """Whether what :data:`NETWORK` printed is what a new network has: the files as they were given, and no socket.
+
+    Connections that are over count as none, if they are few and are such as a download leaves: the port of this side
+    was chosen by the kernel, the other one was not.
+    The format: https://www.kernel.org/doc/html/v6.6/networking/proc_net_tcp.html.
+    """
+    files, *lines = printed.decode(errors="replace").splitlines() or [""]
+    waiting, closed, listed = -1, 0, False
+    for line in lines:
+        match line.split():
+            case ["TCP:", "inuse", "0", "orphan", _, "tw", count, *_]:
+                waiting = int(count)
+            case [_, "inuse", "0", *_] | ["sockets:", *_]:
+                pass
+            case ["sl", *_]:
+                listed = True
+            case [number, local, remote, state, *_] if number[:-1].isdigit() and state in _CLOSED:
+                here, there = (int(side.rpartition(":")[2], 16) in _CHOSEN for side in (local, remote))
+                closed += 1
+                if not here or there:
+                    return False
+            case _:
+                return False
+    return files == "as given" and (waiting == 0 or (waiting > 0 and listed)) and closed <= _MOST_CLOSED
 
 
 def heard_step(token: str) -> bytes:

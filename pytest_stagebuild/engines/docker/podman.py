@@ -95,6 +95,12 @@ class Podman(Dialect):
         """It wants all of them (containers/image v5.23.1, docker/internal/tarfile/src.go, ``prepareLayerData``)."""
         return False
 
+    def lends_networks(self, info: Mapping[str, Any]) -> bool:
+        """It refuses to remove the other before those that share its network (libpod/runtime_ctr.go,
+        ``removeContainer``), and takes as long to start them.
+        """
+        return False
+
     def remove_with_last_name(self, connection: Connection, image: str) -> bool:
         """With an image it removes the untagged ones below it, whosever they are, in spite of ``noprune``
         (pkg/api/handlers/compat/images_remove.go). Podman's own interface heeds it, and numbers its failures

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SANDBOX_LABEL: Final = "pytest-stagebuild.sandbox"
 OWNER_LABEL: Final = "pytest-stagebuild.owner"
 
+HOST_NAME: Final = "stagebuild"
+
 _KILL_WITHIN: Final = 4.0
 """Seconds for ending processes one by one, before the whole container is killed."""
 
@@ -50,6 +52,9 @@ _STEP: Final = 120.0
 _COMMIT_LOOKUP: Final = 30.0
 """Seconds to look for an image whose commit was not answered: the engine goes on with it all the same."""
 
+_UNPAUSED_LOOKUP: Final = 300.0
+"""The same where the engine goes on to answer, and would not show that it is at it."""
+
 _COMMIT_LOCK: Final = threading.Lock()
 
 
@@ -57,9 +62,18 @@ class DockerSandbox:
     """See :class:`~pytest_stagebuild.engines.protocol.Sandbox`."""
 
     def __init__(
-        self, connection: Connection, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float
+        self,
+        connection: Connection,
+        image: StoredImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        may_lend: bool = False,
+        lender: DockerSandbox | None = None,
     ) -> None:
         self.name = f"stagebuild-{keeper.new_token()[:16]}"
+        self.lender = lender
         self._connection = connection
         self._image = image
         self._owner: Owner | None = None
@@ -70,30 +84,48 @@ class DockerSandbox:
         self._beside: list[ExecutedBeside | MainBeside] = []
         self._nothing_runs = False
         self._kills_seen = 0
+        self._network = network
+        self._may_lend = may_lend
+        self._network_is_new = True
+        self._labels, self._life = labels, life
+        self._has_files = False
         with engine_errors("create a container"), self._removed_where_this_fails(), held_back():
             try:
                 self._base_config: Mapping[str, Any] = connection.configuration(image.id)
-                told: dict[str, object] = {
-                    "Image": image.id,
-                    "Entrypoint": keeper.keeper_command(life, listens=connection.is_plain),
-                    "Labels": {**labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
-                    **dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True),
-                    "StopTimeout": 0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
-                    "HostConfig": {
-                        "AutoRemove": True,
-                        "Init": False,  # or a daemon with "init": true makes our shell a process that can be killed
-                        "NetworkMode": "default" if network else "none",
-                        "LogConfig": {"Type": "none", "Config": {}},
-                    },
-                }
-                if self._base_config.get("Healthcheck"):
-                    # It would count as left running, and run between the user's commands.
-                    told["Healthcheck"] = {"Test": ["NONE"]}
-                connection.tell("POST", "/containers/create", query={"name": self.name}, body=told)
+                try:
+                    self._create()
+                except Refused:
+                    if self.lender is None:
+                        raise
+                    self.lender = None
+                    self._create()
             except Refused as error:
                 if error.status != 404:
                     raise
                 raise ImageUnavailable(f"the image {image.id} is gone: {words_of(error)}. Run again.") from error
+
+    def _create(self) -> None:
+        plain, own = self._connection.is_plain, "default" if self._network else "none"
+        told: dict[str, object] = {
+            "Image": self._image.id,
+            "Entrypoint": keeper.keeper_command(self._life, listens=plain, lends=self._may_lend),
+            "Labels": {**self._labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
+            **dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True),
+            "StopTimeout": 0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
+            "HostConfig": {
+                "AutoRemove": True,
+                "Init": False,  # or a daemon with "init": true makes our shell a process that can be killed
+                "NetworkMode": f"container:{self.lender.name}" if self.lender else own,
+                "LogConfig": {"Type": "none", "Config": {}},
+            },
+        }
+        if self._may_lend and self.lender is None:
+            # It comes with the network: the same in each, whether that was handed on or not.
+            told["Hostname"] = HOST_NAME
+        if self._base_config.get("Healthcheck"):
+            # It would count as left running, and run between the user's commands.
+            told["Healthcheck"] = {"Test": ["NONE"]}
+        self._connection.tell("POST", "/containers/create", query={"name": self.name}, body=told)
 
     @property
     def owner(self) -> Owner:
@@ -119,6 +151,7 @@ class DockerSandbox:
         self._put(archive)
 
     def _put(self, archive: Iterable[bytes]) -> None:
+        self._has_files = True
         ours: list[BaseException] = []
 
         def pieces() -> Iterator[bytes]:
@@ -152,6 +185,19 @@ class DockerSandbox:
         return _guarded(self._reading, f"give {path}")
 
     def start(self) -> None:
+        try:
+            self._start()
+        except EngineError:
+            if self.lender is None or self._has_files:
+                raise
+            # Somebody has removed the lender, or does not allow it.
+            self._remove()
+            self.lender = None
+            with engine_errors("create a container"):
+                self._create()
+            self._start()
+
+    def _start(self) -> None:
         with engine_errors("start a container"):
             self._main = MainProcess(self._connection, self.name)
             try:
@@ -178,7 +224,7 @@ class DockerSandbox:
         if user == "root" and not env and (step := self._step(command, cwd=cwd, timeout=timeout)) is not None:
             output("stdout", step.printed)
             return CommandExit(step.code, time.monotonic() - started)
-        self._nothing_runs = False
+        self._nothing_runs = self._network_is_new = False
         self._last_run, to_come = None, self._to_come
         if user == "image" and self._main is not None:
             self._last_run = self._main.run(command, cwd=cwd, env=env, archive=to_come, output=output)
@@ -265,7 +311,14 @@ class DockerSandbox:
         self._put_the_rest()
         return changed_files(self._connection, self.name)
 
+    def lends(self, *, network: bool) -> DockerSandbox | None:
+        # As new as long as nothing has run in it; it is looked at when it is committed, after everything that has.
+        new = self._may_lend and self._network_is_new and network == self._network
+        return (self.lender or self) if new else None
+
     def commit(self, reference: str, labels: Mapping[str, str]) -> StoredImage:
+        looked = self._step(keeper.NETWORK) if self._may_lend else None
+        self._network_is_new = looked is not None and keeper.network_is_new(looked.printed)
         self._put_the_rest()
         with _COMMIT_LOCK:
             for pause in (0.2, 0.4, 0.8):
@@ -404,6 +457,8 @@ class DockerSandbox:
             with engine_errors("commit the container"):
                 names = {"container": self.name, "repo": name.repository, "tag": name.tag}
                 query = {**names, **self._connection.dialect.commit_query(self._base_config)}
+                if not self._is_paused_for_commits:
+                    query["pause"] = "0"
                 body = committed_config(self._base_config)
                 made = self._connection.ask("POST", "/commit", query=query, body=body, timeout=PATIENT)
                 return self._connection.stored_image(made["Id"])
@@ -419,17 +474,24 @@ class DockerSandbox:
                 return found
             raise
 
+    @property
+    def _is_paused_for_commits(self) -> bool:
+        """To pause what does nothing takes 25 ms; where answers are lost, it shows that the engine is still at it."""
+        return not (self._nothing_runs and self._connection.is_by_socket)
+
     def _late_commit(self, name: Reference, labels: Mapping[str, str]) -> StoredImage | None:
         """The image of a commit that was not answered, once the engine has it."""
-        deadline = time.monotonic() + _COMMIT_LOOKUP
+        begun = time.monotonic()
+        deadline = begun + _COMMIT_LOOKUP
         while time.monotonic() < deadline:
             try:
                 for found in self._connection.dialect.images_with(self._connection, labels):
                     # The engine tags in a step of its own, which may be lost.
                     tag(self._connection, found["Id"], name)
                     return self._connection.stored_image(found["Id"])
-                if self._connection.inspect_container(self.name)["State"]["Paused"]:
-                    deadline = time.monotonic() + _COMMIT_LOOKUP  # it is still at it
+                paused = self._connection.inspect_container(self.name)["State"]["Paused"]
+                if paused or (not self._is_paused_for_commits and time.monotonic() < begun + _UNPAUSED_LOOKUP):
+                    deadline = time.monotonic() + _COMMIT_LOOKUP  # it is, or may be, still at it
             except (Refused, Lost):
                 pass  # it may be coming back
             time.sleep(0.5)

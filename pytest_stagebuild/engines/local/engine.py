@@ -17,7 +17,7 @@ from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
 from pytest_stagebuild.engines.local.store import SCHEMA, LocalImage, Store, flat_name
-from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, StoredImage, platform_of
+from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, Sandbox, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class LocalEngine:
     def shares_network(self) -> bool:
         return True
 
+    @property
+    def lends_networks(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return f"local, store {_shown(self._store.path)}"
 
@@ -130,7 +134,15 @@ class LocalEngine:
                 self._store.remove_image(flat.id)
         return removed
 
-    def sandbox(self, image: StoredImage, *, labels: Mapping[str, str], network: bool, life: float) -> LocalSandbox:
+    def sandbox(
+        self,
+        image: StoredImage,
+        *,
+        labels: Mapping[str, str],
+        network: bool,
+        life: float,
+        after: Sandbox | None = None,
+    ) -> LocalSandbox:
         found = self._store.find(image.id)
         if found is None:
             raise ImageUnavailable(f"the image {image.id} is gone. Run again.")
