@@ -213,7 +213,7 @@ def counts(*, waiting: int = 0, udp: int = 0, tcp6: int = 0, rows: tuple[str, ..
     lines = "".join(
         f"   {n}: {row} 00:00000000 03:00000176 00000000     0        0 0 3\n" for n, row in enumerate(rows)
     )
-    return (COUNTS.format(waiting=waiting, udp=udp, tcp6=tcp6) + (HEADER * 2 + lines if rows else "")).encode()
+    return (COUNTS.format(waiting=waiting, udp=udp, tcp6=tcp6) + (HEADER + lines if rows else "")).encode()
 
 
 CHOSEN, WELL_KNOWN = "020011AC:ADDE", "0100007F:1F40"
@@ -223,8 +223,9 @@ CHOSEN, WELL_KNOWN = "020011AC:ADDE", "0100007F:1F40"
     ("printed", "new"),
     [
         (counts(), True),
-        (counts(waiting=2, rows=(f"{CHOSEN} 22D8B8C6:01BB 06",)), True),
-        (counts(waiting=2, rows=(f"{'0' * 24}{CHOSEN} {'0' * 24}22D8B8C6:01BB 05",)), True),
+        (counts(waiting=1, rows=(f"{CHOSEN} 22D8B8C6:01BB 06",)), True),
+        (counts(waiting=1, rows=(f"{CHOSEN} 22D8B8C6:01BB 05",)), True),
+        (counts(waiting=2, rows=(f"{CHOSEN} 22D8B8C6:01BB 06",)), False),
         (counts(waiting=2, rows=(f"{CHOSEN} 22D8B8C6:01BB 06", f"{WELL_KNOWN} 0100007F:9C40 06")), False),
         (counts(waiting=16, rows=(f"{CHOSEN} 22D8B8C6:01BB 06",) * 16), True),
         (counts(waiting=17, rows=(f"{CHOSEN} 22D8B8C6:01BB 06",) * 17), False),
