@@ -161,7 +161,9 @@ def test_a_lender_that_goes_when_files_were_put_is_an_error_that_says_so(docker_
         with made as last:
             last.put([tar_of({"src/": b""})])
             first.remove()
-            with pytest.raises(EngineError, match=r"could not start a container: .*(?i:no such container)"):
+            with pytest.raises(
+                EngineError, match=r"could not start a container: .*(?i:no such container).*\. Run again\.$"
+            ):
                 last.start()
 
 

@@ -187,10 +187,12 @@ class DockerSandbox:
     def start(self) -> None:
         try:
             self._start()
-        except EngineError:
-            if self.lender is None or self._has_files:
+        except EngineError as error:
+            if self.lender is None:
                 raise
             # Somebody has removed the lender, or does not allow it.
+            if self._has_files:
+                raise EngineError(f"{error}. Run again.") from error
             self._remove()
             self.lender = None
             with engine_errors("create a container"):
