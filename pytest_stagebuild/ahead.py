@@ -53,7 +53,7 @@ class Ahead(Generic[T]):
     @contextmanager
     def taken(self, step: Callable[[str], None]) -> Iterator[T]:
         """Wait until it is entered; what that raised is raised here."""
-        entered = self._entered.get()
+        entered = self.entered()
         for one in self._steps:
             step(one)
         self.is_taken = True

@@ -204,7 +204,7 @@ class Pipeline:
             return
         stage, ground, components = foreseen
         if of_tests:
-            self._sandboxes.begin_tests(self._suite(ground), guess=guess)
+            self._sandboxes.begin_tests(self._suite(ground, LastFailed(self._state.last_failed)), guess=guess)
         elif not self._work.may_be_layered(ground):
             self._sandboxes.begin_stage(partial(begin_stage, self._work, stage, ground, components))
 
@@ -386,7 +386,7 @@ class Pipeline:
             return attempt.failed(run, notes)
         ground = self._grounds[stage.name] = Ground(run.image, run.checkpoint.uuid, run.sent, run.record.created)
         if stage.name == "build" and self._tests_follow:
-            self._sandboxes.begin_tests(self._suite(ground))
+            self._sandboxes.begin_tests(self._suite(ground, LastFailed(self._state.last_failed)))
         self._store.add(run.checkpoint, run.record)
         self._observer.step(stage.name, "recorded")
         self._observer.checkpoint_made(run.checkpoint)
@@ -400,14 +400,13 @@ class Pipeline:
         stage = attempt.stage
         self._observer.stage_started(stage, "")
         last_failed = LastFailed(self._state.last_failed)
-        suite = self._suite(ground)
+        suite = self._suite(ground, last_failed)
 
         def hear(event: Event) -> None:
             last_failed.take(event)
             self._observer.heard(event)
 
-        sandboxes = self._sandboxes
-        how: Callable[..., StageRun] = partial(run_tests, ahead=sandboxes.for_tests(suite))
+        how: Callable[..., StageRun] = partial(run_tests, ahead=self._sandboxes.for_tests(suite))
         if self.settings.isolate != "stage":
             from pytest_stagebuild.isolation import run_isolated
 
@@ -423,7 +422,7 @@ class Pipeline:
                     artifacts=self._state.artifacts,
                 )
         finally:
-            sandboxes.release()
+            self._sandboxes.release()
         last_failed.keep()
         notes = (*run.notes, *self._after(stage, run))
         if run.exit.code == NO_TESTS and self._tested_elsewhere and runs_pytest(stage.command):
@@ -436,9 +435,8 @@ class Pipeline:
         if self._tests_follow and self.engine.lends_networks and stages["build"].network and stages["test"].network:
             self._sandboxes.begin_network(partial(begin_network, self._work, ground))
 
-    def _suite(self, ground: Ground) -> Suite:
-        ids = LastFailed(self._state.last_failed).ids
-        told = Told(self._selection, ids, color=self._colours, width=self._width)
+    def _suite(self, ground: Ground, last_failed: LastFailed) -> Suite:
+        told = Told(self._selection, last_failed.ids, color=self._colours, width=self._width)
         return Suite(self._work, self.settings.stages["test"], ground, told)
 
     def _reuse(self, stage: Stage, found: Found, outcome: Literal["cached", "forced"]) -> StageResult:
