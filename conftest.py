@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,13 @@ settings.load_profile("same")
 
 
 @pytest.fixture
-def shared_tmp_path(tmp_path: Path) -> Path:
-    """A ``tmp_path`` that other users may enter, whatever pytest and pytest-xdist put above it."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder == Path(tempfile.gettempdir()):
-            break
-        folder.chmod(folder.stat().st_mode | 0o555)
-    return tmp_path
+def shared_tmp_path() -> Iterator[Path]:
+    """A folder that other users may enter, which ``tmp_path`` is not: each pytest that begins, a test's own ones too,
+    closes the folder above it.
+    """
+    with tempfile.TemporaryDirectory(prefix="stagebuild-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 _LONGEST_FIRST = ("tests/trace/test_nothing_old_is_reused.py", "tests/integration/", "tests/trace/", "tests/engines/")

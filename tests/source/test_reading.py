@@ -175,9 +175,10 @@ def test_what_cannot_be_read_is_an_error_that_names_it(
     if what == "folder":
         os.chown(secret.parent, 0, 0)
         secret.parent.chmod(0o700)
+    shared = tree.rename(shared_tmp_path / "tree")
 
     done = subprocess.run(
-        [sys.executable, "-c", READ_AS_NOBODY, tree], check=True, capture_output=True, text=True, cwd="/"
+        [sys.executable, "-c", READ_AS_NOBODY, shared], check=True, capture_output=True, text=True, cwd="/"
     )
 
     name = "folder/secret" if what == "file" else "folder"
