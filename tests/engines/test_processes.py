@@ -43,7 +43,11 @@ def _host_name_of(pid: str) -> str:
 def test_a_command_cannot_end_the_sandbox_by_signals(real: World, user: str, target: str) -> None:
     with real.started() as sandbox:
         run(sandbox, f"for signal in {_DEADLY}; do kill -s $signal -- {target}; done", user=user)
-        assert run(sandbox, "echo alive").stdout == b"alive\n"
+        # SIGALRM makes a `timeout` end what reads the next command, and it may be slow to heed that.
+        alive = "grep -sL '^State:.Z' /proc/[0-9]*/status"
+        run(sandbox, f"while {alive} | xargs grep -qs 'Pnd:.*[1-9a-f]'; do sleep 0.01; done; sleep 0.2", user="root")
+        ran = run(sandbox, "echo alive")
+        assert (ran.stdout, ran.exit.timed_out) == (b"alive\n", False)
         assert sandbox.end_processes() == []
 
 
