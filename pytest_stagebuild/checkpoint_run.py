@@ -24,6 +24,7 @@ from pytest_stagebuild.execution import (
     Workplace,
     clear_run_folder,
     image_name,
+    watcher_of,
     with_own_programs,
 )
 from pytest_stagebuild.inputs import Inputs, Matching, Whole
@@ -72,6 +73,7 @@ def run_to_checkpoint(
         files=files,
         members=downloads.members if downloads else None,
         after=after,
+        beside=watcher_of(stage),
         leave=leave,
         afterwards=layered.remove if layered else None,
         begun=begun.sandbox if begun else None,

@@ -23,7 +23,8 @@ from pytest_stagebuild.checkpoint import (
     key_of,
     labels_of,
 )
-from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Sandbox, StoredImage, TakesLayers
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Owner, Program, Sandbox, StoredImage, TakesLayers
+from pytest_stagebuild.engines.users import ROOT
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.host_env import HostSettings
 from pytest_stagebuild.inputs import Inputs, Whole
@@ -40,8 +41,6 @@ from pytest_stagebuild.values import dataclass
 
 MANY_FILES: Final = 3_000
 """From which on a source counts as large: it is worth while to spare it something that small ones are as fast with."""
-
-_ROOT: Final = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
 
 _SMALL_FILE: Final = 16 << 10
 _LARGEST_LAYER: Final = 1 << 30
@@ -111,6 +110,7 @@ class Workplace:
         to_read: bool = False,
         begun: Ahead[Sandbox] | None = None,
         after: Sandbox | None = None,
+        beside: Program | None = None,
         leave: Callable[[Sandbox, Callable[[], object]], None] | None = None,
         afterwards: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Sandbox, Upload]]:
@@ -120,8 +120,9 @@ class Workplace:
         ``writable``. ``members`` gives more for the user of the commands, as parts of an archive. One that is only
         ``to_read`` files from is started where that takes it: it costs ten times as much as the rest. ``begun`` is
         one that was made for the same by :func:`started_sandbox`; where that went wrong, it is made here. ``after``
-        is one whose work is done, as :meth:`Engine.sandbox` has it. Where nothing was raised, ``leave`` is given this
-        one and what removes it. What is to be done ``afterwards`` waits until it is removed.
+        is one whose work is done, and ``beside`` a program, as :meth:`Engine.sandbox` has them. Where nothing was
+        raised, ``leave`` is given this one and what removes it. What is to be done ``afterwards`` waits until it is
+        removed.
         """
         with contextlib.ExitStack() as leaving:
             if afterwards is not None:
@@ -133,13 +134,15 @@ class Workplace:
             is_started = sandbox is not None
             if sandbox is None:
                 sandbox = leaving.enter_context(
-                    _new_sandbox(self.engine, ground.image, labels, network=network, timeout=timeout, after=after)
+                    _new_sandbox(
+                        self.engine, ground.image, labels, network=network, timeout=timeout, after=after, beside=beside
+                    )
                 )
             step("created")
             upload = self.tree.upload(ground.manifest, owner=sandbox.owner, not_before=ground.created)
             bundles = {f"{RUN_FOLDER}/{posixpath.basename(path)}": data for path, data in self.host.bundles.items()}
-            beside = {**bundles, **files}
-            ours = members_of(beside) if beside else b""
+            own = {**bundles, **files}
+            ours = members_of(own) if own else b""
             more = members(sandbox.owner) if members else ()
             # Later, the image's own `tar` may do it, and they do not all agree on more than files.
             sandbox.put(chain([ours, *map(writable_file, writable)], more, upload), later=upload.is_plain)
@@ -190,7 +193,7 @@ class Workplace:
             and ground.manifest is None
             and not self.secrets
             and isinstance(self.engine, TakesLayers)
-            and ground.image.config.user in _ROOT
+            and ground.image.config.user in ROOT
             and len(ground.image.layers) <= _MOST_LAYERS
             and not any("/.wh." in f"/{path}" for path in self.tree.manifest.entries)  # they remove files in a layer
         )
@@ -218,18 +221,22 @@ def _new_sandbox(
     network: bool,
     timeout: float,
     after: Sandbox | None = None,
+    beside: Program | None = None,
 ) -> AbstractContextManager[Sandbox]:
     all_labels = {LABEL + "stage": "run", LABEL + "uuid": "", LABEL + "key": "", LABEL + "parent": "", **labels}
-    return engine.sandbox(image, labels=all_labels, network=network, life=timeout + _MARGIN, after=after)
+    life = timeout + _MARGIN
+    return engine.sandbox(image, labels=all_labels, network=network, life=life, after=after, beside=beside)
 
 
 @contextlib.contextmanager
-def started_sandbox(engine: Engine, checkpoint: Checkpoint, *, network: bool, timeout: float) -> Iterator[Sandbox]:
+def started_sandbox(
+    engine: Engine, checkpoint: Checkpoint, *, network: bool, timeout: float, beside: Program
+) -> Iterator[Sandbox]:
     """A sandbox on a checkpoint, started, with nothing sent to it yet."""
     found = engine.find_image(checkpoint.image) if checkpoint.engine == engine.identity else None
     if found is None:
         raise ImageUnavailable(f"the image of {checkpoint} is gone. Run again.")
-    with _started(engine, found, {}, network=network, timeout=timeout) as sandbox:
+    with _started(engine, found, {}, network=network, timeout=timeout, beside=beside) as sandbox:
         yield sandbox
 
 
@@ -257,16 +264,31 @@ def begin_stage(workplace: Workplace, stage: Stage, ground: Ground, components: 
     """Have the sandbox of a stage made while other things go on."""
     key, uuid = key_of(components), str(uuids.uuid4())
     labels = labels_of(uuid, stage.name, key, ground.parent, str(components["project"]))
-    timeout = workplace.until_tested(stage)
-    opening = _started(workplace.engine, ground.image, labels, network=stage.network, timeout=timeout)
+    timeout, beside = workplace.until_tested(stage), watcher_of(stage)
+    opening = _started(workplace.engine, ground.image, labels, network=stage.network, timeout=timeout, beside=beside)
     return Begun(key, uuid, ground, Ahead(lambda _: opening))
+
+
+def watcher_of(stage: Stage) -> Program | None:
+    """What runs beside a stage to see what it uses, if that is to be seen."""
+    if stage.inputs != "traced":
+        return None
+    from pytest_stagebuild.trace import watcher  # a run that reuses everything needs none of it
+
+    return watcher()
 
 
 @contextlib.contextmanager
 def _started(
-    engine: Engine, image: StoredImage, labels: Mapping[str, str], *, network: bool, timeout: float
+    engine: Engine,
+    image: StoredImage,
+    labels: Mapping[str, str],
+    *,
+    network: bool,
+    timeout: float,
+    beside: Program | None = None,
 ) -> Iterator[Sandbox]:
-    with _new_sandbox(engine, image, labels, network=network, timeout=timeout) as sandbox:
+    with _new_sandbox(engine, image, labels, network=network, timeout=timeout, beside=beside) as sandbox:
         sandbox.start()
         yield sandbox
 

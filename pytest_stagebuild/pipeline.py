@@ -21,6 +21,7 @@ from pytest_stagebuild.lockfile import Lockfile
 from pytest_stagebuild.observer import Observer
 from pytest_stagebuild.options import Settings
 from pytest_stagebuild.output import StageLog
+from pytest_stagebuild.results.channel import follower
 from pytest_stagebuild.results.events import Event, Session
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.last_failed import LastFailed
@@ -64,7 +65,7 @@ def guessed(settings: Settings, engine: Engine, lockfile: Lockfile) -> Guess | N
     if newest is None or not foreseeable(settings):
         return None
     tests = settings.stages["test"]
-    opening = started_sandbox(engine, newest, network=tests.network, timeout=tests.timeout)
+    opening = started_sandbox(engine, newest, network=tests.network, timeout=tests.timeout, beside=follower())
     return Guess(newest.image, Ahead(lambda _: opening))
 
 
@@ -101,6 +102,7 @@ class Pipeline:
         self._looked: dict[str, Found | Missed] = {}
         self._sandboxes = Sandboxes(self._note, network=settings.stages["test"].network)
         self._tests_follow = False
+        self._swept = False
         host = host_settings(environ if settings.pass_host_env else {}, own_network=not engine.shares_network)
         version = scm_version(settings.source)
         self._work = Workplace(
@@ -122,9 +124,6 @@ class Pipeline:
             inputs = settings.stages[name].inputs
             for pattern in Matching(inputs).without_files(tree.manifest) if isinstance(inputs, tuple) else ():
                 self._note(f"{pattern!r} in the inputs of {name} matches no file: nothing is an input by it")
-        if swept := engine.sweep():
-            many = f"{len(swept)} sandboxes" if len(swept) > 1 else "a sandbox"
-            self._note(f"removed {many} that a run left when it was killed")
 
     @property
     def tree(self) -> SourceTree:
@@ -225,6 +224,16 @@ class Pipeline:
             return None
         return self.settings.stages["test"], ground, {}
 
+    def _sweep(self) -> None:
+        """Remove what killed runs have left, once: when the tests run, or at the end where they have not."""
+        if self._swept:
+            return
+        self._swept = True
+        with contextlib.suppress(EngineError):  # the next run comes to it
+            if swept := self.engine.sweep():
+                many = f"{len(swept)} sandboxes" if len(swept) > 1 else "a sandbox"
+                self._note(f"removed {many} that a run left when it was killed")
+
     def remove_sandboxes(self) -> None:
         """Those that nobody uses any more; wait until they are gone."""
         self._sandboxes.discard()
@@ -308,6 +317,7 @@ class Pipeline:
                     self.engine.remove_image(image)
                 self._derived.clear()
         self._store.release()
+        self._sweep()
         self._sandboxes.wait()
         if prune and self._resolved and not self._planned:
             with contextlib.suppress(EngineError):  # the next run comes to it
@@ -406,6 +416,11 @@ class Pipeline:
             last_failed.take(event)
             self._observer.heard(event)
 
+        def step(done: str) -> None:
+            if done == "started":  # the engine has time now
+                self._sandboxes.remove_behind(self._sweep)
+            self._observer.step("test", done)
+
         how: Callable[..., StageRun] = partial(run_tests, ahead=self._sandboxes.for_tests(suite))
         if self.settings.isolate != "stage":
             from pytest_stagebuild.isolation import run_isolated
@@ -418,7 +433,7 @@ class Pipeline:
                     suite,
                     output=log.write,
                     heard=hear,
-                    step=lambda done: self._observer.step("test", done),
+                    step=step,
                     artifacts=self._state.artifacts,
                 )
         finally:

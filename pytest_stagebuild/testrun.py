@@ -10,7 +10,7 @@ from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import OutputSink, Sandbox
 from pytest_stagebuild.execution import Ground, StageRun, Workplace, with_own_programs
-from pytest_stagebuild.results.channel import REPORTS, Reports
+from pytest_stagebuild.results.channel import REPORTS, Reports, follower
 from pytest_stagebuild.results.events import Event
 from pytest_stagebuild.results.injection import Told
 from pytest_stagebuild.results.tally import Tally
@@ -45,6 +45,7 @@ class Suite:
             writable=(REPORTS,),
             begun=begun,
             after=after,
+            beside=follower(),
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from pytest_stagebuild.checkpoint import RUN_FOLDER, WORKING_DIRECTORY
+from pytest_stagebuild.engines.protocol import Program
 from pytest_stagebuild.inputs import Inputs, Used, Whole
 from pytest_stagebuild.source.manifest import Manifest, raw_path
 from pytest_stagebuild.source.watcher import WAYS
@@ -37,6 +39,13 @@ def watch_files(manifest: Manifest) -> dict[str, bytes]:
     }
 
 
+@cache
+def watcher() -> Program:
+    """What runs beside the command of a stage that is watched."""
+    source = files("pytest_stagebuild.source").joinpath("watcher.py").read_text("utf-8")
+    return Program(source, (WORKING_DIRECTORY, _LIST, _FRESH, _KEPT))
+
+
 class Watch:
     """A watch over the source in a sandbox, from the moment it is made.
 
@@ -44,8 +53,7 @@ class Watch:
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        program = files("pytest_stagebuild.source").joinpath("watcher.py").read_text("utf-8")
-        self._beside = sandbox.run_beside(program, [WORKING_DIRECTORY, _LIST, _FRESH, _KEPT])
+        self._beside = sandbox.run_beside(watcher())
         line = self._beside.line(_READY)
         self._problem = "" if line == "ready" else self._problem_in(line)
 

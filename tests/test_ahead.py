@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from pytest_stagebuild.ahead import Ahead
+from pytest_stagebuild.ahead import Ahead, Soon
 
 
 @pytest.fixture
@@ -89,3 +90,14 @@ def test_what_was_taken_is_not_left_twice(opening, said: list[str]) -> None:
         pass
     ahead.discard()
     assert said == ["entered", "left"]
+
+
+def test_what_computes_gives_way_soon_while_something_is_begun_ahead() -> None:
+    usual = sys.getswitchinterval()
+    go_on = threading.Event()
+    one, two = Soon(go_on.wait), Soon(sys.getswitchinterval)
+    assert two.get() < usual
+    assert sys.getswitchinterval() < usual
+    go_on.set()
+    one.get()
+    assert sys.getswitchinterval() == usual

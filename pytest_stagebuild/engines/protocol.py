@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
@@ -27,7 +27,7 @@ OutputSink = Callable[[Stream, bytes], None]
 """Called with each piece of output as it arrives, in order, from one thread at a time."""
 
 
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv6l": "arm", "armv7l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,18 @@ class Owner:
     gid: int
 
 
+@dataclass(frozen=True)
+class Program:
+    """A Python program of ours, by its source, and its arguments.
+
+    It defines ``main``, and calls that with the arguments where it is ``__main__``; else that is called later. It needs
+    a Python in the image, 3.6 or newer, and finds nothing but the standard library.
+    """
+
+    source: str
+    arguments: tuple[str, ...] = ()
+
+
 class Beside(Protocol):
     """A program of ours that runs as root beside the commands of a sandbox, and is none of what they left running."""
 
@@ -157,15 +169,15 @@ class Sandbox(Protocol):
     def listens(self) -> bool:
         """Whether a process of the sandbox waits to be told what to run first.
 
-        :meth:`run_beside` then takes but a few milliseconds, and its program gets SIGCONT when the command that is run
-        next has ended; all that this command prints is delivered as ``stdout``, in the order in which it came.
+        :meth:`run_beside` then takes but a few milliseconds for the program that the sandbox was created with, and that
+        gets SIGCONT when the command that is run next has ended; all that this command prints is delivered as
+        ``stdout``, in the order in which it came.
         """
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> Beside:
-        """Run a Python program, as root, until it ends by itself; ``program`` is its source.
+    def run_beside(self, program: Program, *, at_once: bool = True) -> Beside:
+        """Run a program, as root, until it ends by itself; unless ``at_once``, it may begin with the next command.
 
-        It is no file in the sandbox, which a command could replace. It needs a Python in the image, 3.6 or newer, and
-        finds nothing there but the standard library.
+        It is no file in the sandbox, which a command could replace.
         """
 
     def end_processes(self) -> list[str]:
@@ -255,9 +267,11 @@ class Engine(Protocol):
         network: bool,
         life: float,
         after: Sandbox | None = None,
+        beside: Program | None = None,
     ) -> Sandbox:
         """Create a sandbox on ``image``. It ends with this process, and in any case after ``life`` seconds.
 
+        ``beside`` is what will be run so before the first command, where that is known: it may start early.
         ``after`` is one whose commands have ended, and what it :meth:`~Sandbox.lends` may be taken over: the caller has
         that stay for as long as this one is there.
         """

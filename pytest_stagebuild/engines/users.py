@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from pytest_stagebuild.engines.protocol import Owner
 from pytest_stagebuild.errors import EngineError
+
+ROOT: Final = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
+"""How root is written, as long as the image's /etc/passwd does not name another so."""
 
 
 def resolve_user(user: str, passwd: str, group: str) -> Owner:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
 from pytest_stagebuild.checkpoint import RUN_FOLDER
-from pytest_stagebuild.engines.protocol import Beside, Sandbox
+from pytest_stagebuild.engines.protocol import Beside, Program, Sandbox
 from pytest_stagebuild.results.events import Event, NewerEvents, event_in
 from pytest_stagebuild.tar import IterableFile
 
@@ -31,6 +32,13 @@ _LAST_LINES: Final = 0.2
 
 _READY: Final = "ready"
 _END: Final = "end"
+
+
+@cache
+def follower() -> Program:
+    """What runs beside the test command and reads along."""
+    source = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
+    return Program(source, (REPORTS,))
 
 
 class Reports:
@@ -61,8 +69,7 @@ class Reports:
         yield from self._along(self._beside, 0)
 
     def _begin(self) -> Beside:
-        program = files("pytest_stagebuild.results.inside").joinpath("follow.py").read_text("utf-8")
-        return self._sandbox.run_beside(program, [REPORTS])
+        return self._sandbox.run_beside(follower(), at_once=False)
 
     def _along(self, beside: Beside, timeout: float) -> Iterator[Event]:
         """What has been read along, and what is within ``timeout`` seconds without any."""

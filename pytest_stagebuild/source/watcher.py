@@ -248,7 +248,7 @@ def watch(root: bytes, listed: str, paths: "list[bytes]", probes: "list[bytes]")
     if {tree.device()} != {one.device() for one in proven}:
         raise Unseen("the source is on another file system than the rest of the image")
     queue.watch(os.path.dirname(os.fsencode(listed)))
-    start, offset = next_tick(probes[0]), clock_offset()
+    offset = clock_offset()
     os.write(1, b"ready\n")
     importlib.import_module("json")  # for the report: it takes 8 ms, and nobody waits any more
     poll = select.poll()

@@ -36,6 +36,9 @@ from pytest_stagebuild.engines.protocol import (
     Sandbox,
     StoredImage,
 )
+from pytest_stagebuild.engines.protocol import (
+    Program as PythonProgram,
+)
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 
@@ -168,6 +171,7 @@ class FakeEngine:
         network: bool,
         life: float,
         after: Sandbox | None = None,
+        beside: PythonProgram | None = None,
     ) -> FakeSandbox:
         with self.step("sandbox"):
             if image.id not in self.images:
@@ -267,9 +271,9 @@ class FakeSandbox:
     def listens(self) -> bool:
         return False
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> FakeWatcher | FakeFollower:
+    def run_beside(self, program: PythonProgram, *, at_once: bool = True) -> FakeWatcher | FakeFollower:
         with self.engine.step("run_beside"):
-            return FakeWatcher(self, arguments) if len(arguments) > 1 else FakeFollower()
+            return FakeWatcher(self, program.arguments) if len(program.arguments) > 1 else FakeFollower()
 
     def end_processes(self) -> list[str]:
         with self.engine.step("end_processes"):

@@ -220,6 +220,11 @@ def refusal_of(configured: pytest.MonkeyPatch, folder: Path, answer: bytes, *, k
     return said, bytes(heard)
 
 
+def test_what_answers_without_a_version_is_said_to_be_no_engine(configured: pytest.MonkeyPatch, folder: Path) -> None:
+    said, _ = refusal_of(configured, folder, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+    assert said == tried(f"unix://{folder}/docker.sock (from DOCKER_HOST): what answers there is no Docker engine")
+
+
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_headers_that_the_docker_command_sends_are_sent(
     configured: pytest.MonkeyPatch, folder: Path, kind: str
@@ -233,7 +238,7 @@ def test_headers_that_the_docker_command_sends_are_sent(
 
 
 def test_an_engine_that_is_too_old_says_so(configured: pytest.MonkeyPatch, folder: Path) -> None:
-    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.30"}'
+    answer = b"HTTP/1.1 200 OK\r\nApi-Version: 1.30\r\nContent-Length: 2\r\n\r\nOK"
     said, _ = refusal_of(configured, folder, answer)
     assert "its interface has the version 1.30, and 1.35 is needed: update the engine" in said
 

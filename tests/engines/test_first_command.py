@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from worlds import World, members_of, run, tar_of
+from worlds import World, members_of, program, run, tar_of
 
 from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.errors import EngineError
@@ -16,7 +16,8 @@ def test_what_may_come_later_is_there_in_time(real: World, first: str) -> None:
     archive = tar_of(
         {"run/": b"", "run/a b.txt": b"\0\xff" * 100_000, "run/b.sh": b"#!"}, mode=0o755, mtime=1_600_000_000
     )
-    with real.sandbox() as sandbox:
+    reads = program("print(open('/run/b.sh').read(), flush=True)")
+    with real.sandbox(beside=reads if first == "beside" else None) as sandbox:
         sandbox.put([tar_of({"src/": b""})])
         sandbox.put([archive[:700], archive[700:]], later=True)
         if first == "read":
@@ -26,7 +27,7 @@ def test_what_may_come_later_is_there_in_time(real: World, first: str) -> None:
         if first == "command of root":
             run(sandbox, "test -x /run/b.sh", user="root")
         elif first == "beside":
-            beside = sandbox.run_beside("print(open('/run/b.sh').read(), flush=True)", [])
+            beside = sandbox.run_beside(reads)
             assert beside.line(60) == "#!"
         elif first == "commit":
             image = sandbox.commit(real.name(), {})
@@ -73,9 +74,10 @@ LEFT = "(trap '' TERM HUP; while :; do sleep 0.1; done) >/dev/null 2>&1 &"
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
 def test_steps_of_ours_after_it(real: World, command: str, beside: bool) -> None:
     files = {".our/": b"", ".our/a": b"\n\0\xff" * 5000, ".our/b": b""}
-    with real.started() as sandbox:
+    goes_on = program("import time\nwhile True:\n    time.sleep(1)")
+    with real.started(beside=goes_on if beside else None) as sandbox:
         if beside:
-            sandbox.run_beside("import time\nwhile True:\n    time.sleep(1)", [])
+            sandbox.run_beside(goes_on)
         run(sandbox, command)
         sandbox.end_processes()
         said = run(sandbox, "echo out; echo err >&2; pwd; id -u; exit 4", user="root", cwd="/usr")
@@ -124,10 +126,11 @@ def test_a_main_process_that_does_not_answer_is_not_waited_for_without_end(
     docker: DockerEngine, docker_world: World, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pytest_stagebuild.engines.docker.main_process.QUICK", 2)
-    with docker_world.started() as sandbox:
+    passes = program("pass")
+    with docker_world.started(beside=passes) as sandbox:
         sandbox.put([tar_of({"later": b"x" * size})], later=True)
         docker._connection.client.pause(sandbox.name)
         with pytest.raises(EngineError, match=r"^the sandbox (does not answer|ended before)"):
-            sandbox.run_beside("pass", [])
+            sandbox.run_beside(passes)
         docker._connection.client.unpause(sandbox.name)
         assert run(sandbox, "echo on").stdout == b"on\n"

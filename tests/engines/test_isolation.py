@@ -18,7 +18,7 @@ from worlds import World, members_of, run, tar_of
 
 from pytest_stagebuild.engines.local import LocalEngine
 from pytest_stagebuild.engines.local.runtime import kernel
-from pytest_stagebuild.engines.protocol import Engine, StoredImage
+from pytest_stagebuild.engines.protocol import Engine, Program, StoredImage
 
 pytestmark = pytest.mark.engine
 
@@ -317,7 +317,7 @@ def test_what_serves_a_sandbox_loads_nothing_from_it(local: LocalEngine, local_b
     places = [Path(os.__file__).parent, Path(kernel.__file__).parents[1], Path(kernel.__file__).parent]
     planted = {f"{str(place)[1:]}/planted.py": b"print('loaded')" for place in places}
     with world_of(local, local_base).started(planted) as sandbox:
-        beside = sandbox.run_beside("import planted", [])
+        beside = sandbox.run_beside(Program("import planted"))
         assert beside.line(20) is None
         assert beside.complaint() == "ModuleNotFoundError: No module named 'planted'"
 
@@ -334,7 +334,7 @@ for number in range(1024):
 print(4 in found, len(found), flush=True)
 """
     with world_of(local, local_base).started() as sandbox:
-        assert sandbox.run_beside(program, []).line(20) == "False 4"
+        assert sandbox.run_beside(Program(program)).line(20) == "False 4"
 
 
 def test_the_processes_of_an_engine_have_none_of_the_environment(

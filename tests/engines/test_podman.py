@@ -43,10 +43,9 @@ def test_docker_s_images_are_left_as_they_are():
     assert (image.config.env, image.config.working_dir) == (("TERM=xterm", "A=1"), "/")
 
 
-def test_podman_is_known_by_its_component():
-    assert is_podman({"Components": [{"Name": "Podman Engine"}, {"Name": "Conmon"}]})
-    assert not is_podman({"Components": [{"Name": "Engine"}, {"Name": "containerd"}]})
-    assert not is_podman({"Version": "20.10"})
+def test_podman_is_known_by_a_header_of_its_own():
+    assert is_podman({"Api-Version": "1.41", "Libpod-Api-Version": "4.3.1"})
+    assert not is_podman({"Api-Version": "1.41", "Server": "Docker/20.10.24 (linux)"})
 
 
 def test_the_identity_does_not_change_with_podman_s_id():

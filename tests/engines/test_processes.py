@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bare import busybox
-from worlds import World, members_of, run, tar_of, within
+from worlds import World, members_of, program, run, tar_of, within
 
 from pytest_stagebuild.engines.docker import DockerEngine
 from pytest_stagebuild.engines.docker.main_process import MainProcess
 from pytest_stagebuild.engines.local import LocalEngine
-from pytest_stagebuild.engines.protocol import Engine, StoredImage
+from pytest_stagebuild.engines.protocol import Engine, Program, StoredImage
 from pytest_stagebuild.errors import EngineError
 
 pytestmark = pytest.mark.engine
@@ -176,17 +176,19 @@ def test_a_command_that_the_kernel_killed_for_memory_is_told_from_one_that_was_k
         assert (again.code, again.exit.out_of_memory) == (137, False)
 
 
-@pytest.mark.parametrize("beside", [None, "import time; time.sleep(300)"], ids=["alone", "beside"])
+@pytest.mark.parametrize("beside", [None, program("import time; time.sleep(300)")], ids=["alone", "beside"])
 def test_the_sandbox_ends_when_its_process_is_killed(
-    docker: DockerEngine, docker_base: StoredImage, beside: str | None
+    docker: DockerEngine, docker_base: StoredImage, beside: Program | None
 ) -> None:
     script = f"""if True:
         from pytest_stagebuild.engines import connect
+        from pytest_stagebuild.engines.protocol import Program
         engine, _ = connect("docker")
-        sandbox = engine.sandbox(engine.find_image({docker_base.id!r}), labels={{}}, network=False, life=300)
+        image, beside = engine.find_image({docker_base.id!r}), {beside!r}
+        sandbox = engine.sandbox(image, labels={{}}, network=False, life=300, beside=beside)
         sandbox.start()
-        if {beside!r}:
-            sandbox.run_beside({beside!r}, [])
+        if beside:
+            sandbox.run_beside(beside)
         def show(stream, piece):
             print(sandbox.name, flush=True)
         sandbox.run("trap '' TERM HUP; echo on; sleep 300", cwd="/", env={{}}, timeout=None, output=show)

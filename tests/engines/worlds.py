@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
-from pytest_stagebuild.engines.protocol import CommandExit, Engine, Sandbox, StoredImage
+from pytest_stagebuild.engines.protocol import CommandExit, Engine, Program, Sandbox, StoredImage
 
 BASE = "python:3.11-slim"
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n"
@@ -35,6 +36,12 @@ def members_of(pieces: Iterator[bytes]) -> dict[str, tuple[tarfile.TarInfo, byte
             for member in archive
             if not member.issym()
         } | {member.name: (member, b"") for member in archive.getmembers() if member.issym()}
+
+
+def program(does: str, *arguments: str) -> Program:
+    """One whose ``main(*arguments)`` does that."""
+    main = "import sys\ndef main(*arguments):\n" + indent(does.strip("\n"), "    ")
+    return Program(f"{main}\nif __name__ == '__main__':\n    main(*sys.argv[1:])\n", arguments)
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
@@ -81,9 +88,16 @@ class World:
         return {"pytest-stagebuild.test": self.test}
 
     def sandbox(
-        self, image: StoredImage | None = None, *, network: bool = False, life: float = 300, **labels: str
+        self,
+        image: StoredImage | None = None,
+        *,
+        network: bool = False,
+        life: float = 300,
+        beside: Program | None = None,
+        **labels: str,
     ) -> AbstractContextManager[Sandbox]:
-        return self.engine.sandbox(image or self.image, labels={**self.labels, **labels}, network=network, life=life)
+        image, labels = image or self.image, {**self.labels, **labels}
+        return self.engine.sandbox(image, labels=labels, network=network, life=life, beside=beside)
 
     def started(self, files: Mapping[str, bytes] | None = None, **more: Any) -> Started:
         return Started(self.sandbox(**more), files or {})

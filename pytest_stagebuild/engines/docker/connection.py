@@ -39,13 +39,14 @@ _OLDEST: Final = (1, 35)
 _USUAL_SOCKET: Final = "unix:///var/run/docker.sock"
 
 _DENIED: Final = "permission denied"
+_NO_ENGINE: Final = "what answers there is no Docker engine"
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Connection:
-    """An engine that answered and said its ``version``. ``arguments`` are those of a client of the SDK's for it.
+    """An engine that answered, with the version of its interface. ``arguments`` are those of a client of the SDK's.
 
     Its methods raise :class:`~pytest_stagebuild.engines.docker.transport.Refused` where the engine refuses, and
     :class:`~pytest_stagebuild.engines.docker.transport.Lost` where its answer does not come.
@@ -53,7 +54,7 @@ class Connection:
 
     address: str
     transport: Transport
-    version: Mapping[str, Any]
+    interface: str
     dialect: Dialect
     arguments: Mapping[str, Any] = field(compare=False)
     configurations: dict[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
@@ -74,7 +75,7 @@ class Connection:
         """The SDK's, for what it knows of registries and their credentials."""
         from docker import APIClient
 
-        return APIClient(timeout=PATIENT, version=str(self.version["ApiVersion"]), **self.arguments)
+        return APIClient(timeout=PATIENT, version=self.interface, **self.arguments)
 
     def ask(
         self,
@@ -120,7 +121,7 @@ class Connection:
         version: str | None = None,
     ) -> Response:
         """The response, with its body unread; ``timeout`` is how long, in seconds, any part of it may take to come."""
-        target = f"/v{version or self.version['ApiVersion']}{path}"
+        target = f"/v{version or self.interface}{path}"
         if query:
             target += f"?{urlencode(query, doseq=True)}"
         return _accepted(self.transport, method, target, body=body, timeout=timeout)
@@ -201,10 +202,11 @@ class _Candidate:
     def connected(self) -> Connection:
         transport = self._transport()
         try:
-            version = _object_in(_accepted(transport, "GET", "/version"))
-            _check_age(str(version["ApiVersion"]))
-            dialect = Podman() if is_podman(version) else Dialect()
-            return Connection(str(self), transport, version, dialect, self.arguments)
+            response = _accepted(transport, "GET", "/_ping")  # Docker runs other programs to answer /version
+            response.whole()
+            interface = _checked(response.headers.get("Api-Version"))
+            dialect = Podman() if is_podman(response.headers) else Dialect()
+            return Connection(str(self), transport, interface, dialect, self.arguments)
         except BaseException:
             transport.close()
             raise
@@ -313,11 +315,14 @@ def _accepted(
     raise Refused(response.status, words.strip() or f"HTTP status {response.status}")
 
 
-def _check_age(version: str) -> None:
-    """Raise ``ValueError`` for a version of the interface that is too old."""
+def _checked(version: str | None) -> str:
+    """The version of the interface. Raises ``ValueError`` where there is none, or it is too old."""
+    if version is None:
+        raise ValueError(_NO_ENGINE)
     if tuple(map(int, version.split("."))) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise ValueError(f"its interface has the version {version}, and {oldest} is needed: update the engine")
+    return version
 
 
 def _json(body: Mapping[str, object] | None) -> bytes | None:
@@ -351,7 +356,7 @@ def _why(error: BaseException) -> str:
             case socket.gaierror():
                 return f"unknown host ({cause.strerror})"
             case json.JSONDecodeError() | BadStatusLine() if not isinstance(cause, RemoteDisconnected):
-                return "what answers there is no Docker engine"
+                return _NO_ENGINE
             case TimeoutError():
                 return "no answer in time"
             case ConnectionResetError() | BrokenPipeError() | HTTPException() if cause is causes[-1]:

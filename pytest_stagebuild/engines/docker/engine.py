@@ -23,7 +23,7 @@ from pytest_stagebuild.engines.docker.layers import add_layer, remove_layered
 from pytest_stagebuild.engines.docker.sandbox import OWNER_LABEL, SANDBOX_LABEL, DockerSandbox
 from pytest_stagebuild.engines.docker.transport import forgiven, sdk_errors
 from pytest_stagebuild.engines.owner import Process, provably_gone, start_of, this_process
-from pytest_stagebuild.engines.protocol import PullProgress, Sandbox, StoredImage, platform_of
+from pytest_stagebuild.engines.protocol import Program, PullProgress, Sandbox, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 
 _DAY: Final = 24 * 3600
@@ -36,7 +36,7 @@ class DockerEngine:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._layered: set[str] = set()
-        self._info: Soon[Mapping[str, Any]] = Soon(self._ask_what_it_is)  # takes 10 ms, and is wanted a little later
+        self._info: Soon[Mapping[str, Any]] = Soon(self._ask_what_it_is)  # takes 5 ms, and is wanted a little later
 
     @classmethod
     def connect(cls) -> DockerEngine:
@@ -66,8 +66,8 @@ class DockerEngine:
 
     @property
     def platform(self) -> str:
-        version = self._connection.version
-        return platform_of(str(version.get("Os") or "linux"), str(version.get("Arch") or ""))
+        info = self._what_it_is
+        return platform_of(str(info.get("OSType") or "linux"), str(info.get("Architecture") or ""))
 
     @property
     def default_image(self) -> str | None:
@@ -82,7 +82,7 @@ class DockerEngine:
         return self._connection.dialect.lends_networks(self._what_it_is)
 
     def describe(self) -> str:
-        return f"{self.name} {self._connection.version.get('Version')} at {self._connection.address}"
+        return f"{self.name} {self._what_it_is.get('ServerVersion')} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         if reference.startswith("/"):
@@ -132,6 +132,7 @@ class DockerEngine:
         network: bool,
         life: float,
         after: Sandbox | None = None,
+        beside: Program | None = None,
     ) -> DockerSandbox:
         if image.id in self._layered:
             labels = {**labels, LAYERED_LABEL: image.id}
@@ -144,6 +145,7 @@ class DockerEngine:
             life=life,
             may_lend=self.lends_networks,
             lender=lender,
+            beside=beside,
         )
 
     def add_layer(self, image: StoredImage, archive: Iterable[bytes], *, most: int) -> StoredImage | None:

@@ -11,10 +11,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+from pytest_stagebuild.engines.docker import keeper
 from pytest_stagebuild.engines.docker.connection import Connection, engine_errors, words_of
 from pytest_stagebuild.engines.docker.transport import Lost
 from pytest_stagebuild.engines.pace import paced
-from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Stream
+from pytest_stagebuild.engines.protocol import MEANWHILE, OutputSink, Program, Stream
 from pytest_stagebuild.errors import EngineError
 
 if TYPE_CHECKING:
@@ -239,7 +240,8 @@ class Lines:
 class ExecutedBeside:
     """A program that the engine has started; see :class:`~pytest_stagebuild.engines.protocol.Beside`."""
 
-    def __init__(self, connection: Connection, container: str, argv: Sequence[str]) -> None:
+    def __init__(self, connection: Connection, container: str, program: Program) -> None:
+        argv = keeper.beside_command(program)
         self._lines = Lines(lambda: self._execution.over)
         self._said = b""
         self._execution = Execution(connection, container, argv, output=self._take, user="0:0")

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from pytest_stagebuild.engines.protocol import Program
 from pytest_stagebuild.values import dataclass
 
 MARK: Final = "pytest-stagebuild-keeper"
@@ -71,24 +72,37 @@ while read -r line; do :; done
 # It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
 # along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
 # gives: a line, what it is, a number, more lines up to another like the first, and so many bytes.
-# /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial.
-# Only one command is told, after what runs beside it: whoever reads the input while it runs cannot be parted from it
-# again for sure.
+# /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial where
+# it may be that one which has failed.
+# Only one command is told: whoever reads the input while it runs cannot be parted from it again for sure.
 # The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
 # what it has left.
 # What runs beside has the one output for itself, and the command the other for both of its own. It ignores what the
 # command sends to its group. That it has ended is told by a shell of its own, or by the keeper where both were killed.
+# It starts first of all, and waits for a file that says that what it was sent with is there: see `_EARLY`.
+_BROUGHT: Final = "/dev/pytest-stagebuild"
+"""Where a file shows that what was sent has been extracted: in memory, and in no image."""
+
 _KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
 newline='
 '
 now() {{ read -r now rest </proc/uptime; now=${{now%%.*}}; }}
-now; end=$((now + $1))
+life=$1 list=$2 lends=$3 told= what= beside= bounded=yes waiting='{_WAIT}'
+shift 3
+beside() {{
+  trap '' {_SIGNALS}
+  "$@" 2>&1 & program=$!
+  trap 'kill -s CONT "$program"' CONT
+  while wait "$program"; [ "$?" -gt 128 ] && kill -s 0 "$program"; do :; done
+  printf '\\036'
+}}
+[ "$#" = 0 ] || {{ beside "$@" 3<&- >&5 4>&- 5>&- & beside=$!; }}
+now; end=$((now + life))
 {_GIVEN}
-given=; [ -z "$3" ] || given=$(given) || given=
-bounded=yes; timeout -s KILL 9 /bin/sh -c : {MARK} || bounded=
+given=; [ -z "$lends" ] || given=$(given) || given=
 guarded() (
   trap '' {_SIGNALS}
   script=$1
@@ -97,6 +111,10 @@ guarded() (
     [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
     "$@" <&3 3<&- 5>&-
     code=$?
+    [ "$code" -gt 128 ] || [ "$code" = 0 ] || [ -z "$bounded" ] || timeout -s KILL 9 /bin/sh -c : {MARK} || {{
+      bounded=
+      continue
+    }}
     [ "$code" -gt 128 ] || exit "$code"
   done
   exit 1
@@ -115,27 +133,17 @@ hear() {{
   told=$told$newline
   first; token=$first; first; what=$first; first; size=$first
   extracted=yes; [ "$size" = 0 ] || extract "$size" <&3 || extracted=
-  [ -n "$extracted" ] || {{ told= waiting='while read -r line; do :; done'; }}
+  if [ -n "$extracted" ]; then command : >{_BROUGHT}; else told= waiting='while read -r line; do :; done'; fi
   printf "$extracted\\n" >&4
 }}
 begin_guard() {{ {{ trap '' {_SIGNALS}; watched; }} & guard=$!; }}
-beside() {{
-  trap '' {_SIGNALS}
-  eval "$told" 2>&1 & program=$!
-  trap 'kill -s CONT "$program"' CONT
-  while wait "$program"; [ "$?" -gt 128 ] && kill -s 0 "$program"; do :; done
-  printf '\\036'
-}}
 ended() {{
   printf '\\036%s%s\\n' "$token" "$1" >&4
   if [ -n "$beside" ]; then kill -s CONT "$beside"; else printf '\\036%s\\n' "$token" >&5; fi
   /bin/sh -c "$list" {MARK} "$token" >&4 3<&- 4>&- 5>&-; printf '\\036%s' "$token" >&4
 }}
-list=$2 told= what= beside= waiting='{_WAIT}'
 if [ -n "$list" ]; then
-  while hear; [ "$what" = beside ]; do
-    [ -z "$told" ] || {{ beside 3<&- >&5 4>&- 5>&- & beside=$!; }}
-  done
+  while hear; [ "$what" = files ]; do :; done
 fi
 begin_guard
 if [ -n "$told" ]; then
@@ -178,6 +186,18 @@ done 2>/dev/null
 # Once more after a moment would need `sleep`: the caller repeats the whole script instead.
 _END: Final = "kill -s KILL -- -1 2>/dev/null\n" + _LIST
 _END_THESE: Final = 'token=$1; shift; kill -s KILL -- "$@" 2>/dev/null; set -- "$token"\n' + _LIST
+
+# Starting Python and reading the program takes 15 ms, which need nothing of what is sent.
+_EARLY: Final = f"""
+import os, sys, time
+source, *arguments = sys.argv[1:]
+program = {{"__name__": "beside"}}
+exec(compile(source, "beside", "exec"), program)
+begun = time.monotonic()
+while not os.path.exists("{_BROUGHT}"):
+    time.sleep(0.0005 if time.monotonic() - begun < 1 else 0.01)
+program["main"](*arguments)
+"""
 
 # -X takes any word; it is what keeps the program out of the list of leftovers.
 _BESIDE: Final = """
@@ -236,14 +256,19 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """What terminals, and so the engines where they take input for a terminal's, give a meaning."""
 
 
-def keeper_command(life: float, *, listens: bool = False, lends: bool = False) -> list[str]:
+def keeper_command(
+    life: float, *, listens: bool = False, lends: bool = False, beside: Program | None = None
+) -> list[str]:
     """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
 
-    Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives.
-    Where it ``lends``, it remembers for :data:`NETWORK` what the engine has given.
+    Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives, and
+    may have a program run ``beside``, which goes on once what was told has been extracted. What that prints comes on
+    standard error, and :data:`BESIDE_ENDED` after it. Where it ``lends``, it remembers for :data:`NETWORK` what the
+    engine has given.
     """
-    seconds = str(max(1, math.ceil(life)))
-    return ["/bin/sh", "-c", _KEEPER, MARK, seconds, _LIST if listens else "", "yes" if lends else ""]
+    words = [str(max(1, math.ceil(life))), _LIST if listens else "", "yes" if lends else ""]
+    early = beside_command(Program(_EARLY, (beside.source, *beside.arguments))) if beside else []
+    return ["/bin/sh", "-c", _KEEPER, MARK, *words, *early]
 
 
 def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive: bytes = b"") -> bytes | None:
@@ -261,15 +286,12 @@ def told(token: str, command: str, *, cwd: str, env: Mapping[str, str], archive:
     script = [f"cd {shlex.quote(cwd)} && unset PWD OLDPWD || exit 126"]
     script += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     script.append(f"exec /bin/sh -c {shlex.quote(command)}")
-    return _telling(token, "command", script, archive)
+    return None if _CONTROLS.search("\n".join(script)) else _telling(token, "command", script, archive)
 
 
-def told_beside(token: str, argv: Sequence[str], archive: bytes = b"") -> bytes | None:
-    """What makes a keeper that listens extract ``archive`` and run ``argv`` beside what it is told next, as above.
-
-    It can be told so once. What that prints comes on its standard error, and :data:`BESIDE_ENDED` after it.
-    """
-    return _telling(token, "beside", [f"exec {shlex.join(argv)}"], archive)
+def told_files(token: str, archive: bytes) -> bytes:
+    """What makes a keeper that listens extract ``archive``, say so as above, and listen on."""
+    return _telling(token, "files", [], archive)
 
 
 def told_step(token: str, command: str, *, cwd: str, archive: bytes = b"") -> bytes | None:
@@ -317,12 +339,11 @@ def heard_step(token: str) -> bytes:
 
 def told_nothing(token: str) -> bytes:
     """What makes a keeper that listens do nothing else but to keep."""
-    return f"{token}\nnothing\n0\n{token}\n".encode()
+    return _telling(token, "nothing", [], b"")
 
 
-def _telling(token: str, what: str, script: Sequence[str], archive: bytes) -> bytes | None:
-    text = "\n".join((token, what, str(len(archive)), *script, token, ""))
-    return None if _CONTROLS.search(text) else os.fsencode(text) + archive
+def _telling(token: str, what: str, script: Sequence[str], archive: bytes) -> bytes:
+    return os.fsencode("\n".join((token, what, str(len(archive)), *script, token, ""))) + archive
 
 
 def end_mark(token: str) -> bytes:
@@ -340,9 +361,9 @@ def end_command(token: str, these: Sequence[int] = ()) -> list[str]:
     return ["/bin/sh", "-c", _END_THESE if these else _END, MARK, token, *map(str, these)]
 
 
-def beside_command(program: str, arguments: Sequence[str]) -> list[str]:
-    """What runs a Python program, given as its source, with the image's own Python, marked as one of ours."""
-    return ["/bin/sh", "-c", _BESIDE, MARK, program, *arguments]
+def beside_command(program: Program) -> list[str]:
+    """What runs a program with the image's own Python, marked as one of ours."""
+    return ["/bin/sh", "-c", _BESIDE, MARK, program.source, *program.arguments]
 
 
 def new_token() -> str:

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from pytest_stagebuild.engines.docker import keeper
@@ -30,9 +30,9 @@ _LAST_WORDS = 1.0
 
 
 class MainProcess:
-    """The keeper of a container that is about to be started."""
+    """The keeper of a container that is about to be started; it may have a program run ``beside`` the first command."""
 
-    def __init__(self, connection: Connection, container: str) -> None:
+    def __init__(self, connection: Connection, container: str, *, beside: bool) -> None:
         outputs = "&stdout=1&stderr=1" if connection.is_plain else ""
         self._response = connection.stream(f"/containers/{container}/attach?stdin=1&stream=1{outputs}")
         self._socket = self._response.interrupter()
@@ -44,7 +44,7 @@ class MainProcess:
         self._reader: threading.Thread | None = None
         self._ended = False
         self._command: MainCommand | None = None
-        self._beside: MainBeside | None = None
+        self.beside = MainBeside() if beside else None
         self._step: Step | None = None
         self._does_steps = True
 
@@ -64,27 +64,25 @@ class MainProcess:
             token = keeper.new_token()
             told = keeper.told(token, command, cwd=cwd, env=env, archive=archive)
             if told is not None:
-                self._command = MainCommand(token, output, both_in_one=self._beside is not None)
+                self._command = MainCommand(token, output, both_in_one=self.beside is not None)
                 if self._ended:  # asked before it is told: what ends the reading from then on, the reader says itself
                     self._command.end(None)
             self._tell(told or keeper.told_nothing(token))
             return self._command
 
-    def run_beside(self, argv: Sequence[str], archive: bytes) -> MainBeside | None:
-        """Have it extract an archive and run a program beside the first command; None where it cannot."""
+    def put(self, archive: bytes) -> bool:
+        """Have it extract an archive, at which the program beside goes on; False where it cannot."""
         with self._telling:
-            told = keeper.told_beside(keeper.new_token(), argv, archive)
-            if not self._listens or self._beside is not None or told is None:
-                return None
-            self._beside, self._listens = MainBeside(), False
-            self._tell(told)
+            if not self._listens or self.beside is None:
+                return False
+            self._listens = False
+            self._tell(keeper.told_files(keeper.new_token(), archive))
             if self._ended:
-                self._beside.end()
-            if not self._beside.has_begun():
-                self._beside, self._does_steps = None, False
+                self.beside.end()
             # Where it refused, there is no telling what it reads next: without `head` the archive lies there unread.
-            self._listens = self._beside is not None and not self._ended
-            return self._beside
+            self._does_steps = self.beside.has_begun()
+            self._listens = self._does_steps and not self._ended
+            return self._does_steps
 
     def run_step(self, command: str, *, cwd: str, archive: bytes, timeout: float) -> Done | None:
         """Have it extract an archive and run a command of ours, once nothing is left of the first that it ran.
@@ -134,7 +132,7 @@ class MainProcess:
         error: BaseException | None = None
         try:
             for stream, piece in frames(paced(self._response.read, may_rest=self._is_running)):
-                beside, command, step = self._beside, self._command, self._step
+                beside, command, step = self.beside, self._command, self._step
                 if beside is not None and (stream == "stderr" or command is None):
                     beside.take(stream, piece)
                 elif step is not None:
@@ -145,8 +143,8 @@ class MainProcess:
             error = caught
         self._listens = False
         self._ended = True
-        if self._beside is not None:
-            self._beside.end()
+        if self.beside is not None:
+            self.beside.end()
         if self._command is not None:
             self._command.end(error)
         if self._step is not None:
@@ -154,7 +152,7 @@ class MainProcess:
 
 
 class MainBeside:
-    """A program that the main process has started beside the first command. Its complaints come among its lines.
+    """A program that the main process has started. Its complaints come among its lines.
 
     See :class:`~pytest_stagebuild.engines.protocol.Beside`.
     """
@@ -172,11 +170,11 @@ class MainBeside:
         return self._lines.left().decode(errors="replace").strip().rpartition("\n")[2]
 
     def has_begun(self) -> bool:
-        """Whether it was begun, once that is known."""
+        """Whether it has what it waits for, once that is known."""
         return self._answer.wait()
 
     def take(self, stream: Stream, piece: bytes) -> None:
-        """Its own output is stderr; on the other one stands whether it was begun."""
+        """Its own output is stderr; on the other one stands whether it has what it waits for."""
         if stream == "stdout":
             self._answer.feed(piece)
         elif not self._ended.is_set():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_stagebuild.engines.docker.dialect import Dialect
 from pytest_stagebuild.engines.docker.images import stored_image
-from pytest_stagebuild.engines.docker.transport import Refused
+from pytest_stagebuild.engines.docker.transport import Headers, Refused
 from pytest_stagebuild.engines.protocol import StoredImage
 from pytest_stagebuild.errors import EngineError
 
@@ -27,9 +27,9 @@ _ADDED_ENVIRONMENT: Final = frozenset(
 containers.conf as it comes)."""
 
 
-def is_podman(version: Mapping[str, Any]) -> bool:
-    """Whether this is Podman's answer to the question for its version."""
-    return any(component.get("Name") == "Podman Engine" for component in version.get("Components") or ())
+def is_podman(headers: Headers) -> bool:
+    """Whether these are the headers of Podman's answer to a ping (pkg/api/handlers/compat/ping.go)."""
+    return headers.get("Libpod-Api-Version") is not None
 
 
 class Podman(Dialect):

@@ -8,7 +8,7 @@ import json
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
@@ -24,8 +24,8 @@ from pytest_stagebuild.engines.docker.images import Reference, committed_config,
 from pytest_stagebuild.engines.docker.main_process import Done, MainBeside, MainCommand, MainProcess
 from pytest_stagebuild.engines.docker.transport import Lost, Refused, Response
 from pytest_stagebuild.engines.owner import this_process
-from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
-from pytest_stagebuild.engines.users import resolve_user
+from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, Program, StoredImage
+from pytest_stagebuild.engines.users import ROOT, resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
 
@@ -71,6 +71,7 @@ class DockerSandbox:
         life: float,
         may_lend: bool = False,
         lender: DockerSandbox | None = None,
+        beside: Program | None = None,
     ) -> None:
         self.name = f"stagebuild-{keeper.new_token()[:16]}"
         self.lender = lender
@@ -81,6 +82,8 @@ class DockerSandbox:
         self._last_run: MainCommand | None = None
         self._to_come = b""
         self._reading: Generator[bytes, None, None] | None = None
+        # The keeper's own user is the image's, and what runs beside is to be root's.
+        self._early = beside if connection.is_plain and image.config.user in ROOT else None
         self._beside: list[ExecutedBeside | MainBeside] = []
         self._nothing_runs = False
         self._kills_seen = 0
@@ -108,7 +111,7 @@ class DockerSandbox:
         plain, own = self._connection.is_plain, "default" if self._network else "none"
         told: dict[str, object] = {
             "Image": self._image.id,
-            "Entrypoint": keeper.keeper_command(self._life, listens=plain, lends=self._may_lend),
+            "Entrypoint": keeper.keeper_command(self._life, listens=plain, lends=self._may_lend, beside=self._early),
             "Labels": {**self._labels, SANDBOX_LABEL: self.name, OWNER_LABEL: this_process().to_label()},
             **dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True),
             "StopTimeout": 0,  # only SIGKILL ends it, and a daemon that is stopped would wait 10 s before it
@@ -201,7 +204,7 @@ class DockerSandbox:
 
     def _start(self) -> None:
         with engine_errors("start a container"):
-            self._main = MainProcess(self._connection, self.name)
+            self._main = MainProcess(self._connection, self.name, beside=self._early is not None)
             try:
                 self._connection.tell("POST", f"/containers/{self.name}/start")
             except Exception as error:
@@ -271,20 +274,21 @@ class DockerSandbox:
 
     @property
     def listens(self) -> bool:
-        return self._main is not None and self._main.listens and self.owner == Owner(0, 0)
+        early = self._early is not None and self.owner == Owner(0, 0)
+        return early and self._main is not None and self._main.listens
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> ExecutedBeside | MainBeside:
-        argv = keeper.beside_command(program, arguments)
+    def run_beside(self, program: Program, *, at_once: bool = True) -> ExecutedBeside | MainBeside:
         self._nothing_runs = False
         beside: ExecutedBeside | MainBeside | None = None
-        if self._main is not None and self.listens:
+        if self._main is not None and self.listens and program == self._early:
             to_come, self._to_come = self._to_come, b""
-            beside = self._main.run_beside(argv, to_come)
-            if beside is None:
+            if not at_once or self._main.put(to_come):
+                beside = self._main.beside
+            if not at_once or beside is None:
                 self._to_come = to_come
-        self._put_the_rest()
         if beside is None:
-            beside = ExecutedBeside(self._connection, self.name, argv)
+            self._put_the_rest()
+            beside = ExecutedBeside(self._connection, self.name, program)
         self._beside.append(beside)
         return beside
 

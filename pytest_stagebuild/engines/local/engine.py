@@ -17,7 +17,7 @@ from pytest_stagebuild.engines import HOST_IMAGE as HOST
 from pytest_stagebuild.engines.local.host import VENV, Host, network_files, this_host
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawner
 from pytest_stagebuild.engines.local.store import SCHEMA, LocalImage, Store, flat_name
-from pytest_stagebuild.engines.protocol import ImageConfig, PullProgress, Sandbox, StoredImage, platform_of
+from pytest_stagebuild.engines.protocol import ImageConfig, Program, PullProgress, Sandbox, StoredImage, platform_of
 from pytest_stagebuild.errors import EngineError, EngineUnavailable, ImageUnavailable
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class LocalEngine:
         network: bool,
         life: float,
         after: Sandbox | None = None,
+        beside: Program | None = None,
     ) -> LocalSandbox:
         found = self._store.find(image.id)
         if found is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pytest_stagebuild.engines.local.exec import Execution, LocalBeside
 from pytest_stagebuild.engines.local.spawning import SetUpFailed, Spawned, Spawner
 from pytest_stagebuild.engines.local.store import LocalImage, Store
-from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, StoredImage
+from pytest_stagebuild.engines.protocol import CommandExit, OutputSink, Owner, Program, StoredImage
 from pytest_stagebuild.engines.users import resolve_user
 from pytest_stagebuild.errors import EngineError, ImageUnavailable
 from pytest_stagebuild.interrupts import held_back
@@ -182,11 +182,12 @@ class LocalSandbox:
     def listens(self) -> bool:
         return False
 
-    def run_beside(self, program: str, arguments: Sequence[str]) -> LocalBeside:
+    def run_beside(self, program: Program, *, at_once: bool = True) -> LocalBeside:
         out, their_out = os.pipe()
         complaints, their_complaints = os.pipe()
         try:
-            self._ask({"do": "beside", "program": program, "arguments": [*arguments]}, [their_out, their_complaints])
+            told = {"do": "beside", "program": program.source, "arguments": [*program.arguments]}
+            self._ask(told, [their_out, their_complaints])
         finally:
             os.close(their_out)
             os.close(their_complaints)

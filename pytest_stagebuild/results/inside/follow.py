@@ -15,12 +15,15 @@ _PAUSE = 0.01
 _PIECE = 1 << 16
 
 
-def main() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
+# Before anything else: it may be told of the end before it has looked for the beginning.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
+
+
+def main(path: str) -> None:
     _print(b"ready\n")
     left = b""
     over = False
-    with open(sys.argv[1], "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         while True:
             piece = file.read(_PIECE)
             if piece:
@@ -28,7 +31,7 @@ def main() -> None:
                 _print(lines + end)
             elif not over:
                 over = signal.sigtimedwait({signal.SIGCONT}, _PAUSE) is not None
-            elif not left and os.path.samestat(os.stat(sys.argv[1]), os.fstat(file.fileno())):
+            elif not left and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 return _print(b"end\n")
             else:
                 return None
@@ -40,4 +43,4 @@ def _print(text: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
