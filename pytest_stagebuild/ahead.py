@@ -21,21 +21,22 @@ class _Attention:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads = 0
+        self._wanted_by: set[object] = set()
         self._usual = 0.0
 
-    def begin(self) -> None:
+    def begin(self, whom: object) -> None:
         with self._lock:
-            self._threads += 1
-            if self._threads == 1:
+            if not self._wanted_by:
                 self._usual = sys.getswitchinterval()
                 sys.setswitchinterval(min(self._usual, self._INTERVAL))
+            self._wanted_by.add(whom)
 
-    def end(self) -> None:
+    def end(self, whom: object) -> None:
         with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                sys.setswitchinterval(self._usual)
+            if whom in self._wanted_by:
+                self._wanted_by.remove(whom)
+                if not self._wanted_by:
+                    sys.setswitchinterval(self._usual)
 
 
 _attention: Final = _Attention()
@@ -49,8 +50,12 @@ class Soon(Generic[T]):
         self._given: list[T] = []
         self._problem: BaseException | None = None
         self._thread = threading.Thread(target=self._ask, name="stagebuild-ahead", daemon=True)
-        _attention.begin()
-        self._thread.start()
+        try:
+            _attention.begin(self)
+            self._thread.start()
+        except BaseException:
+            _attention.end(self)
+            raise
 
     def _ask(self) -> None:
         try:
@@ -58,7 +63,7 @@ class Soon(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it belongs to the thread that wants it
             self._problem = error
         finally:
-            _attention.end()
+            _attention.end(self)
 
     def get(self) -> T:
         self._thread.join()

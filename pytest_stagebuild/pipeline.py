@@ -235,7 +235,8 @@ class Pipeline:
                 self._note(f"removed {many} that a run left when it was killed")
 
     def remove_sandboxes(self) -> None:
-        """Those that nobody uses any more; wait until they are gone."""
+        """Those that nobody uses any more, where a run is broken off; wait until they are gone."""
+        self._swept = True  # the next run comes to what others have left
         self._sandboxes.discard()
         self._sandboxes.wait()
 

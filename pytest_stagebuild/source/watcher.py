@@ -242,13 +242,13 @@ def last_event(queue: Queue, tree: Tree) -> None:
 def watch(root: bytes, listed: str, paths: "list[bytes]", probes: "list[bytes]") -> "dict[str, list[str]]":
     """Watch until the file ``listed`` is gone, and give the report."""
     queue = Queue()
+    offset = clock_offset()
     start = next_tick(probes[0])
     proven = [prove(queue, folder, start) for folder in probes if os.path.isdir(folder)]
     tree = Tree(queue, root, paths)
     if {tree.device()} != {one.device() for one in proven}:
         raise Unseen("the source is on another file system than the rest of the image")
     queue.watch(os.path.dirname(os.fsencode(listed)))
-    offset = clock_offset()
     os.write(1, b"ready\n")
     importlib.import_module("json")  # for the report: it takes 8 ms, and nobody waits any more
     poll = select.poll()

@@ -43,6 +43,13 @@ def beside_in(world: World, program: Program, *, early: bool = True) -> Iterator
         yield sandbox, sandbox.run_beside(program)
 
 
+@pytest.fixture
+def without_head(docker_world: World) -> StoredImage:
+    with docker_world.started() as sandbox:
+        assert run(sandbox, "cd /bin && rm -f head; cd /usr/bin && rm -f head").code == 0
+        return sandbox.commit(docker_world.name("headless"), docker_world.labels)
+
+
 def test_what_it_prints_comes_while_the_command_runs(real: World, early: bool) -> None:
     heard: list[str] = []
     with beside_in(real, FOLLOWS_TWICE, early=early) as (sandbox, beside):
@@ -87,6 +94,52 @@ def test_it_may_begin_with_the_command(real: World, early: bool) -> None:
             assert beside.line(0.3) is None
         assert run(sandbox, "cat sent; echo; echo apart >&2").stdout == (b"sent\napart\n" if together else b"sent\n")
         assert beside.line(60) == "sent"
+
+
+def test_it_begins_too_where_the_command_has_to_be_executed(
+    docker_world: World, without_head: StoredImage, early: bool
+) -> None:
+    looks = program("print(open('/src/sent').read(), flush=True)")
+    for image, env in ((None, {"ESCAPED": "\x1b[0m"}), (without_head, {})):
+        with docker_world.sandbox(image, beside=looks if early else None) as sandbox:
+            sandbox.put([tar_of({"src/": b""})])
+            sandbox.start()
+            sandbox.put([tar_of({"src/sent": b"sent"})], later=True)
+            beside = sandbox.run_beside(looks, at_once=False)
+            assert run(sandbox, "cat sent", env=env).stdout == b"sent"
+            assert beside.line(60) == "sent"
+
+
+def test_it_is_run_once_for_each_time_it_is_asked_for(real: World) -> None:
+    with beside_in(real, GOES_ON) as (sandbox, one):
+        two = sandbox.run_beside(GOES_ON)
+        assert [one.line(60), two.line(60)] == ["ready", "ready"]
+        assert run(sandbox, "echo x").stdout == b"x\n"
+
+
+def test_an_image_whose_root_is_somebody_else(docker_world: World) -> None:
+    users = "sed -i 's/^root:x:0:0/root:x:1234:1234/; $a other:x:0:0::/:/bin/sh' /etc/passwd"
+    with docker_world.started() as sandbox:
+        assert run(sandbox, users).code == 0
+        image = sandbox.commit(docker_world.name("renamed"), docker_world.labels)
+    image = dataclasses.replace(image, config=dataclasses.replace(image.config, user="root"))
+    with docker_world.started(image=image, beside=GOES_ON) as sandbox:
+        assert not sandbox.listens
+        ran = run(sandbox, "echo out; echo err >&2")
+        assert (ran.stdout, ran.stderr) == (b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize("does", ["read -r line; exit 1", "cat", "echo usage", "kill -9 $$"])
+def test_a_program_called_timeout_that_is_none(docker_world: World, does: str, early: bool) -> None:
+    with docker_world.started() as sandbox:
+        wrong = f"printf '#!/bin/sh\n{does}\n' >/usr/local/bin/timeout; chmod 755 /usr/local/bin/timeout"
+        assert run(sandbox, wrong).code == 0
+        image = sandbox.commit(docker_world.name("untimely"), docker_world.labels)
+    with docker_world.started(image=image, beside=GOES_ON if early else None) as sandbox:
+        assert sandbox.run_beside(GOES_ON).line(60) == "ready"
+        ran = run(sandbox, "echo on; exit 3", timeout=20)
+        assert (ran.stdout, ran.code) == (b"on\n", 3)
+        assert sandbox.end_processes() == []
 
 
 def test_the_command_is_none_the_wiser(real: World, early: bool) -> None:
@@ -172,13 +225,6 @@ def test_its_end_is_seen_where_a_command_kills_everything(shell_world: World, en
         assert time.monotonic() - begun < 30
         assert beside.complaint() == ""
         assert run(sandbox, "echo after").stdout == b"after\n"
-
-
-@pytest.fixture
-def without_head(docker_world: World) -> StoredImage:
-    with docker_world.started() as sandbox:
-        assert run(sandbox, "cd /bin && rm -f head; cd /usr/bin && rm -f head").code == 0
-        return sandbox.commit(docker_world.name("headless"), docker_world.labels)
 
 
 def test_a_command_follows_where_the_image_cannot_extract_what_comes_before(

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from pytest_stagebuild.engines import connect
-from pytest_stagebuild.errors import EngineUnavailable
+from pytest_stagebuild.engines.docker import DockerEngine
+from pytest_stagebuild.errors import EngineError, EngineUnavailable
 
 ADVICE = "Start one (systemctl start docker, or dockerd), or point DOCKER_HOST at one that runs."
 
@@ -259,3 +260,16 @@ def test_a_user_without_a_home_reaches_the_usual_socket(configured: pytest.Monke
     configured.delenv("DOCKER_HOST")
     with contextlib.suppress(EngineUnavailable):
         connect("docker")[0].close()
+
+
+def test_an_engine_that_does_not_say_what_it_is_is_named_all_the_same(
+    docker: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: DockerEngine) -> None:
+        raise EngineError("403 Forbidden")
+
+    monkeypatch.setattr(DockerEngine, "_ask_what_it_is", refuses)
+    engine = DockerEngine(docker._connection)
+    assert engine.describe() == f"docker at {docker._connection.address}"
+    with pytest.raises(EngineError, match="403"):
+        _ = engine.identity

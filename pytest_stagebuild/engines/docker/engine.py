@@ -82,7 +82,10 @@ class DockerEngine:
         return self._connection.dialect.lends_networks(self._what_it_is)
 
     def describe(self) -> str:
-        return f"{self.name} {self._what_it_is.get('ServerVersion')} at {self._connection.address}"
+        version = ""
+        with suppress(EngineError):  # whoever needs to know what it is will say so
+            version = f" {self._what_it_is.get('ServerVersion')}"
+        return f"{self.name}{version} at {self._connection.address}"
 
     def find_image(self, reference: str) -> StoredImage | None:
         if reference.startswith("/"):

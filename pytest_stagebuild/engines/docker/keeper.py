@@ -65,6 +65,12 @@ done
 while read -r line; do :; done
 """
 
+_BROUGHT: Final = "/dev/pytest-stagebuild"
+"""Where a file shows that what was sent has been extracted: in memory, and in no image."""
+
+GO_ON: Final = f": >{_BROUGHT}"
+"""What root has to run where the keeper was told nothing, and a program beside is to go on."""
+
 # The shell itself is PID 1: signals from inside that it has no handler for do not reach it, not even SIGKILL
 # (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html), and its `wait` reaps every orphan. Shells have handlers
 # of their own (dash for SIGINT, bash for nearly all once there is a trap), hence the `trap`. It does not ignore them,
@@ -72,8 +78,8 @@ while read -r line; do :; done
 # It cannot read its standard input while it waits, so a child does, which is started again when `kill -9 -1` took it
 # along. The end of input means that the process holding the other end is gone. What comes before it is what `told`
 # gives: a line, what it is, a number, more lines up to another like the first, and so many bytes.
-# /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial where
-# it may be that one which has failed.
+# /proc/uptime, because a wall clock may be set. Old busybox has a `timeout` with other arguments: hence the trial,
+# beside the rest.
 # Only one command is told: whoever reads the input while it runs cannot be parted from it again for sure.
 # The command is no job of the background, for those ignore SIGINT and SIGQUIT; the one that guards is, and ends the
 # command too. (Where the command kills that one, and goes on, nobody guards until it ends.) At its end comes a list of
@@ -81,9 +87,6 @@ while read -r line; do :; done
 # What runs beside has the one output for itself, and the command the other for both of its own. It ignores what the
 # command sends to its group. That it has ended is told by a shell of its own, or by the keeper where both were killed.
 # It starts first of all, and waits for a file that says that what it was sent with is there: see `_EARLY`.
-_BROUGHT: Final = "/dev/pytest-stagebuild"
-"""Where a file shows that what was sent has been extracted: in memory, and in no image."""
-
 _KEEPER: Final = f""": {MARK}
 trap : {_SIGNALS}
 exec 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>&1
@@ -100,9 +103,12 @@ beside() {{
   printf '\\036'
 }}
 [ "$#" = 0 ] || {{ beside "$@" 3<&- >&5 4>&- 5>&- & beside=$!; }}
+timeout -s KILL 9 /bin/sh -c 'exit 7' {MARK} 3<&- 4>&- 5>&- & trial=$!
 now; end=$((now + life))
 {_GIVEN}
 given=; [ -z "$lends" ] || given=$(given) || given=
+while wait "$trial"; code=$?; [ "$code" -gt 128 ] && kill -s 0 "$trial"; do :; done
+[ "$code" = 7 ] || bounded=
 guarded() (
   trap '' {_SIGNALS}
   script=$1
@@ -111,10 +117,6 @@ guarded() (
     [ -z "$bounded" ] || set -- timeout -s KILL "$left" "$@"
     "$@" <&3 3<&- 5>&-
     code=$?
-    [ "$code" -gt 128 ] || [ "$code" = 0 ] || [ -z "$bounded" ] || timeout -s KILL 9 /bin/sh -c : {MARK} || {{
-      bounded=
-      continue
-    }}
     [ "$code" -gt 128 ] || exit "$code"
   done
   exit 1
@@ -133,7 +135,8 @@ hear() {{
   told=$told$newline
   first; token=$first; first; what=$first; first; size=$first
   extracted=yes; [ "$size" = 0 ] || extract "$size" <&3 || extracted=
-  if [ -n "$extracted" ]; then command : >{_BROUGHT}; else told= waiting='while read -r line; do :; done'; fi
+  [ -z "$extracted" ] || [ "$what" = nothing ] || command {GO_ON}
+  [ -n "$extracted" ] || {{ told= waiting='while read -r line; do :; done'; }}
   printf "$extracted\\n" >&4
 }}
 begin_guard() {{ {{ trap '' {_SIGNALS}; watched; }} & guard=$!; }}
@@ -262,9 +265,9 @@ def keeper_command(
     """What PID 1 is to run so that the sandbox ends with its standard input, or after ``life`` seconds.
 
     Where it ``listens``, it first waits on its standard input for what :func:`told` or :func:`told_nothing` gives, and
-    may have a program run ``beside``, which goes on once what was told has been extracted. What that prints comes on
-    standard error, and :data:`BESIDE_ENDED` after it. Where it ``lends``, it remembers for :data:`NETWORK` what the
-    engine has given.
+    may have a program run ``beside``, which goes on once something was told, and what came with that is extracted. What
+    that prints comes on standard error, and :data:`BESIDE_ENDED` after it. Where it ``lends``, it remembers for
+    :data:`NETWORK` what the engine has given.
     """
     words = [str(max(1, math.ceil(life))), _LIST if listens else "", "yes" if lends else ""]
     early = beside_command(Program(_EARLY, (beside.source, *beside.arguments))) if beside else []

@@ -85,6 +85,7 @@ class DockerSandbox:
         # The keeper's own user is the image's, and what runs beside is to be root's.
         self._early = beside if connection.is_plain and image.config.user in ROOT else None
         self._beside: list[ExecutedBeside | MainBeside] = []
+        self._beside_waits = False
         self._nothing_runs = False
         self._kills_seen = 0
         self._network = network
@@ -101,6 +102,10 @@ class DockerSandbox:
                     if self.lender is None:
                         raise
                     self.lender = None
+                    self._create()
+                if self._early is not None and self.owner != Owner(0, 0):  # its /etc/passwd calls another one root
+                    self._early = None
+                    self._remove()
                     self._create()
             except Refused as error:
                 if error.status != 404:
@@ -238,6 +243,9 @@ class DockerSandbox:
             if to_come and self._last_run.was_refused():
                 self._last_run, self._to_come = None, to_come
         self._put_the_rest()
+        if self._beside_waits and self._last_run is None:
+            output_of(self._connection, self.name, ["/bin/sh", "-c", keeper.GO_ON], timeout=QUICK)
+        self._beside_waits = False
         with self._last_run or Execution(
             self._connection,
             self.name,
@@ -280,12 +288,13 @@ class DockerSandbox:
     def run_beside(self, program: Program, *, at_once: bool = True) -> ExecutedBeside | MainBeside:
         self._nothing_runs = False
         beside: ExecutedBeside | MainBeside | None = None
-        if self._main is not None and self.listens and program == self._early:
+        if self._main is not None and self.listens and program == self._early and not self._beside:
             to_come, self._to_come = self._to_come, b""
             if not at_once or self._main.put(to_come):
                 beside = self._main.beside
             if not at_once or beside is None:
                 self._to_come = to_come
+            self._beside_waits = not at_once
         if beside is None:
             self._put_the_rest()
             beside = ExecutedBeside(self._connection, self.name, program)
