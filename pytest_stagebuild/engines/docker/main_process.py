@@ -80,7 +80,7 @@ class MainProcess:
             if self._ended:
                 self.beside.end()
             # Where it refused, there is no telling what it reads next: without `head` the archive lies there unread.
-            self._does_steps = self.beside.has_begun()
+            self._does_steps = self.beside.has_its_files()
             self._listens = self._does_steps and not self._ended
             return self._does_steps
 
@@ -169,7 +169,7 @@ class MainBeside:
         self._ended.wait(_LAST_WORDS)
         return self._lines.left().decode(errors="replace").strip().rpartition("\n")[2]
 
-    def has_begun(self) -> bool:
+    def has_its_files(self) -> bool:
         """Whether it has what it waits for, once that is known."""
         return self._answer.wait()
 
