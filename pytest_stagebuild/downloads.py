@@ -15,12 +15,11 @@ import hashlib
 import posixpath
 import re
 import shlex
-import tarfile
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pytest_stagebuild.checkpoint import RUN_FOLDER
 from pytest_stagebuild.engines.protocol import ImageConfig, Owner, Sandbox
@@ -29,7 +28,7 @@ from pytest_stagebuild.execution import Workplace
 from pytest_stagebuild.kept_archive import TooMuchError, folder_header, keep, kept_members, units_in
 from pytest_stagebuild.stage import Stage
 from pytest_stagebuild.state import cache_folder
-from pytest_stagebuild.tar import members_of, read_file
+from pytest_stagebuild.tar import members_of
 from pytest_stagebuild.values import dataclass
 
 FOLDER: Final = f"{RUN_FOLDER}/downloads"
@@ -38,8 +37,11 @@ FOLDER: Final = f"{RUN_FOLDER}/downloads"
 _UNUSED_AFTER: Final = 30 * 86400.0
 """Seconds after which what no stage has used any more is removed."""
 
-_CARGO_HOME: Final = f"{FOLDER}/cargo-home"
-_CARGO_HAD: Final = f"{FOLDER}/cargo-had"
+_CARGO_NOTES: Final = f"{FOLDER}/cargo-notes"
+"""Where cargo looks, and in further lines what was there before."""
+
+_MOST_NOTES: Final = 1 << 20
+"""Bytes of it that are read: some 20,000 crates."""
 
 _REMOVE_SENT: Final = f"{RUN_FOLDER}/remove-downloads.sh"
 _AT_ONCE: Final = 100
@@ -48,8 +50,8 @@ _TOGETHER: Final = 4
 """Commands that remove files at the same time: what takes time is to wait for the disk."""
 
 _BEFORE_CARGO: Final = (
-    f'(home="${{CARGO_HOME:-$HOME/.cargo}}"; cd {FOLDER} && printf %s "$home" >cargo-home && '
-    '{ (cd "$home/registry/cache" && printf "%s\\n" */*.crate) >cargo-had; '
+    f'(home="${{CARGO_HOME:-$HOME/.cargo}}"; cd {FOLDER} && printf "%s\\n" "$home" >cargo-notes && '
+    '{ (cd "$home/registry/cache" && printf "%s\\n" */*.crate) >>cargo-notes; '
     'for index in cargo/*; do [ -d "$index" ] && to="$home/registry/cache/${index##*/}" && mkdir -p "$to" && '
     'ln "$index"/*.crate "$to/"; done; }) 2>/dev/null; '
 )
@@ -150,6 +152,7 @@ class KeptDownloads:
         self._wanted = [tool for tool in self._tools if is_wanted(tool, stage.command, files)]
         self._owner = Owner(0, 0)
         self._crates_sent = False
+        self._noted: list[str] | None = None
         self._sent: dict[str, list[str]] = {}
         """The units of each tool, by their paths below its folder."""
 
@@ -194,9 +197,8 @@ class KeptDownloads:
     def take(self, sandbox: Sandbox) -> None:
         """Keep what is in the sandbox now that its command has ended."""
         if any(self._sent.values()):
-            # As the user of the command, who could put a link to anything here. What it does not remove comes out.
-            with contextlib.suppress(StagebuildError):
-                sandbox.run(f"/bin/sh {_REMOVE_SENT}", cwd="/", env={}, timeout=120, output=lambda *_: None)
+            with contextlib.suppress(StagebuildError):  # what it does not remove comes out
+                self._run(sandbox, f"/bin/sh {_REMOVE_SENT}")
         for tool in self._tools:
             if tool is _CARGO and tool not in self._wanted:
                 continue
@@ -219,7 +221,7 @@ class KeptDownloads:
         looks for both when it is offline.
         """
         try:
-            home = _cargo_home(sandbox) if self._crates_sent else ""
+            home = self._cargo_notes(sandbox)[0] if self._crates_sent else ""
         except FileNotFoundError:
             home = ""
         if not home:
@@ -266,8 +268,8 @@ class KeptDownloads:
     def _take(self, tool: Tool, sandbox: Sandbox) -> None:
         place, already = tool.folder, frozenset[str]()
         if tool is _CARGO:
-            place = f"{_cargo_home(sandbox)}/registry/cache"
-            already = frozenset(_text_in(sandbox, _CARGO_HAD).splitlines())
+            home, *had = self._cargo_notes(sandbox)
+            place, already = f"{home}/registry/cache", frozenset(had)
         try:
             keep(
                 sandbox.get(place),
@@ -283,19 +285,24 @@ class KeptDownloads:
             self._path(tool).unlink(missing_ok=True)
             raise
 
+    def _cargo_notes(self, sandbox: Sandbox) -> list[str]:
+        """Where cargo looked, and then the crates that were there before; read once.
 
-def _text_in(sandbox: Sandbox, path: str) -> str:
-    try:
-        return read_file(b"".join(sandbox.get(path))).decode(errors="replace")
-    except (FileNotFoundError, ValueError, tarfile.TarError):
-        return ""
+        Raises ``FileNotFoundError`` where nobody says so in an absolute path.
+        """
+        if self._noted is None:
+            said = self._run(sandbox, f"[ -f {_CARGO_NOTES} ] && head -c {_MOST_NOTES} {_CARGO_NOTES}")
+            self._noted = said.decode(errors="replace").splitlines() or [""]
+        if re.fullmatch(r"/[^\0-\x1f]{1,1000}", self._noted[0]) is None:
+            raise FileNotFoundError(_CARGO_NOTES)
+        return self._noted
 
-
-def _cargo_home(sandbox: Sandbox) -> str:
-    """Where cargo looked. Raises ``FileNotFoundError`` where nobody says so in an absolute path."""
-    if re.fullmatch(r"/[^\0-\x1f]{1,1000}", home := _text_in(sandbox, _CARGO_HOME)) is None:
-        raise FileNotFoundError(_CARGO_HOME)
-    return home
+    def _run(self, sandbox: Sandbox, command: str) -> bytes:
+        """What a command prints that the user of the stage's command could have run: there may be a link anywhere."""
+        user: Literal["image", "root"] = "root" if self._owner == Owner(0, 0) else "image"
+        said: list[bytes] = []
+        sandbox.run(command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user=user)
+        return b"".join(said)
 
 
 def _remove_unused(folder: Path) -> None:
