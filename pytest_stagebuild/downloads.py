@@ -24,7 +24,7 @@ from typing import Final, Literal
 from pytest_stagebuild.checkpoint import RUN_FOLDER
 from pytest_stagebuild.engines.protocol import ImageConfig, Owner, Sandbox
 from pytest_stagebuild.errors import StagebuildError
-from pytest_stagebuild.execution import Workplace
+from pytest_stagebuild.execution import Workplace, said_by
 from pytest_stagebuild.kept_archive import TooMuchError, folder_header, keep, kept_members, units_in
 from pytest_stagebuild.stage import Stage
 from pytest_stagebuild.state import cache_folder
@@ -300,9 +300,7 @@ class KeptDownloads:
     def _run(self, sandbox: Sandbox, command: str) -> bytes:
         """What a command prints that the user of the stage's command could have run: there may be a link anywhere."""
         user: Literal["image", "root"] = "root" if self._owner == Owner(0, 0) else "image"
-        said: list[bytes] = []
-        sandbox.run(command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user=user)
-        return b"".join(said)
+        return said_by(sandbox, command, user=user)[1]
 
 
 def _remove_unused(folder: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import field
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from pytest_stagebuild.ahead import Ahead
 from pytest_stagebuild.checkpoint import (
@@ -334,12 +334,22 @@ def clear_run_folder(sandbox: Sandbox, before: str = "") -> None:
     as_root(sandbox, f"{before}rm -rf {RUN_FOLDER}")
 
 
+def said_by(
+    sandbox: Sandbox, command: str, *, timeout: float = 120, user: Literal["image", "root"] = "root"
+) -> tuple[CommandExit, bytes]:
+    """How a command of ours ended, and all that it has printed."""
+    said: list[bytes] = []
+    ended = sandbox.run(
+        command, cwd="/", env={}, timeout=timeout, output=lambda _, piece: said.append(piece), user=user
+    )
+    return ended, b"".join(said)
+
+
 def as_root(sandbox: Sandbox, command: str) -> None:
     """Run a step of ours. Raises :class:`EngineError` where it fails."""
-    said: list[bytes] = []
-    ended = sandbox.run(command, cwd="/", env={}, timeout=120, output=lambda _, piece: said.append(piece), user="root")
+    ended, said = said_by(sandbox, command)
     if ended.code != 0:
-        words = b"".join(said).decode(errors="replace").strip()
+        words = said.decode(errors="replace").strip()
         raise EngineError(
             f"a step of ours failed in the sandbox (exit {ended.code}): {words or command}. "
             "The image must have /bin/sh and rm that root can run"

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, cast
 from pytest_stagebuild.checkpoint import WORKING_DIRECTORY
 from pytest_stagebuild.engines.protocol import Sandbox
 from pytest_stagebuild.errors import EngineError
+from pytest_stagebuild.execution import said_by
 from pytest_stagebuild.results.events import Collected, Ended, Event, Session
 from pytest_stagebuild.results.injection import TOLD
 from pytest_stagebuild.results.junit import Ids, JUnitError, read_junit
@@ -81,16 +82,13 @@ class JUnitFiles:
 
     def _candidates(self, pattern: str) -> list[str]:
         folder = posixpath.dirname(_SPECIAL.split(pattern, maxsplit=1)[0] + "x")
-        said: list[bytes] = []
         # `find` knows no "**", and its "*" takes slashes too: it gives more than is meant.
         wanted = shlex.quote(re.sub(r"\*\*/", "*", pattern))
         command = f"find {shlex.quote(folder)} -type f -newer {TOLD} -path {wanted} -print 2>/dev/null; :"
-        ended = self._sandbox.run(
-            command, cwd="/", env={}, timeout=_PATIENCE, output=lambda _, piece: said.append(piece), user="root"
-        )
+        ended, said = said_by(self._sandbox, command, timeout=_PATIENCE)
         if ended.timed_out:
             raise EngineError(f"no files that match {pattern} were found within {_PATIENCE:g} s. Name them better.")
-        return b"".join(said).decode("utf-8", "surrogateescape").splitlines()
+        return said.decode("utf-8", "surrogateescape").splitlines()
 
 
 def glob_expression(pattern: str) -> re.Pattern[str]:
